@@ -1,0 +1,112 @@
+// Vocabulary of AVX2: 8 int32 lanes. The byte multiply-add of AVX2 saturates its 16-bit sums, so both
+// sides are widened to int16 and multiplied with vpmaddwd, which is exact: |a * b + c * d| < 2^31.
+#pragma once
+#include <immintrin.h>
+#include <cstdint>
+
+namespace zeropoint {
+namespace {
+
+struct Avx2 {
+  using I32 = __m256i;
+  using F32 = __m256;
+  using U8 = __m256i;
+  struct DwWeight {
+    __m256i even, odd;  // taps 0 and 2, taps 1 and 3, as int16 pairs
+  };
+  static constexpr int kLanes = 8;
+  static constexpr int kPanelVectors = 2;
+  static constexpr bool kWidenA = true;
+  static constexpr int kDwBytes = 64;
+
+  static I32 load_i32(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static void store_i32(int32_t* p, I32 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static I32 set_i32(int32_t x) { return _mm256_set1_epi32(x); }
+  static I32 sub_i32(I32 a, I32 b) { return _mm256_sub_epi32(a, b); }
+  static F32 load_f32(const float* p) { return _mm256_loadu_ps(p); }
+  static void store_f32(float* p, F32 v) { _mm256_storeu_ps(p, v); }
+  static F32 set_f32(float x) { return _mm256_set1_ps(x); }
+  static F32 to_f32(I32 v) { return _mm256_cvtepi32_ps(v); }
+  static F32 mul(F32 a, F32 b) { return _mm256_mul_ps(a, b); }
+  static F32 add(F32 a, F32 b) { return _mm256_add_ps(a, b); }
+  static F32 min(F32 a, F32 b) { return _mm256_min_ps(a, b); }
+  static I32 round_i32(F32 v) { return _mm256_cvtps_epi32(v); }
+
+  static I32 broadcast_a(const uint8_t* p) {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, 4);
+    return _mm256_set1_epi32(pair);
+  }
+  static I32 dot(I32 acc, I32 a, I32 b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
+  static void widen(const uint8_t* x, int64_t n, int16_t* out) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+    for (; i < n; ++i) out[i] = x[i];
+  }
+
+  static DwWeight load_dw(const uint8_t* p) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+  }
+  static I32 dot_dw(I32 acc, I32 x, DwWeight w) {
+    const __m256i even = _mm256_and_si256(x, _mm256_set1_epi16(0xFF)), odd = _mm256_srli_epi16(x, 8);
+    return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(even, w.even), _mm256_madd_epi16(odd, w.odd)));
+  }
+  static void interleave(const U8 (&t)[4], I32 (&out)[4]) {
+    const __m256i lo01 = _mm256_unpacklo_epi8(t[0], t[1]), hi01 = _mm256_unpackhi_epi8(t[0], t[1]);
+    const __m256i lo23 = _mm256_unpacklo_epi8(t[2], t[3]), hi23 = _mm256_unpackhi_epi8(t[2], t[3]);
+    out[0] = _mm256_unpacklo_epi16(lo01, lo23);
+    out[1] = _mm256_unpackhi_epi16(lo01, lo23);
+    out[2] = _mm256_unpacklo_epi16(hi01, hi23);
+    out[3] = _mm256_unpackhi_epi16(hi01, hi23);
+  }
+
+  template <int NV>
+  static U8 narrow(const I32 (&q)[NV], int32_t zero_point, uint8_t lo, uint8_t hi) {
+    const __m256i zp = _mm256_set1_epi16(static_cast<int16_t>(zero_point)), none = _mm256_setzero_si256();
+    const __m256i first = _mm256_adds_epi16(_mm256_packs_epi32(q[0], NV > 1 ? q[NV > 1 ? 1 : 0] : none), zp);
+    __m256i second = none;
+    if constexpr (NV > 2) second = _mm256_adds_epi16(_mm256_packs_epi32(q[2], NV > 3 ? q[NV > 3 ? 3 : 2] : none), zp);
+    const __m256i bytes = _mm256_packus_epi16(first, second);
+    return _mm256_min_epu8(_mm256_max_epu8(bytes, _mm256_set1_epi8(static_cast<char>(lo))), _mm256_set1_epi8(static_cast<char>(hi)));
+  }
+  template <int NV>
+  static void widen_bytes(U8 bytes, I32 (&q)[NV]) {
+    const __m256i none = _mm256_setzero_si256();
+    const __m256i lo = _mm256_unpacklo_epi8(bytes, none), hi = _mm256_unpackhi_epi8(bytes, none);
+    const __m256i all[4] = {_mm256_unpacklo_epi16(lo, none), _mm256_unpackhi_epi16(lo, none), _mm256_unpacklo_epi16(hi, none), _mm256_unpackhi_epi16(hi, none)};
+    for (int v = 0; v < NV; ++v) q[v] = all[v];
+  }
+  // Gathers the low 4 * NV bytes of both 128-bit lanes, or spreads them.
+  template <int NV>
+  static void store_u8(uint8_t* p, U8 bytes, int count) {
+    if (NV == 4 && count == 32) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bytes);
+      return;
+    }
+    if (NV == 2 && count == 16) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(_mm256_permute4x64_epi64(bytes, 0x08)));
+      return;
+    }
+    alignas(32) uint8_t b[32];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(b), bytes);
+    for (int i = 0; i < count; ++i) p[i] = b[i / (4 * NV) * 16 + i % (4 * NV)];
+  }
+  template <int NV>
+  static U8 load_u8(const uint8_t* p, int count) {
+    if (NV == 4 && count == 32) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    alignas(32) uint8_t b[32] = {};
+    for (int i = 0; i < count; ++i) b[i / (4 * NV) * 16 + i % (4 * NV)] = p[i];
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(b));
+  }
+  static U8 flip(U8 bytes, uint8_t mask) { return _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(mask))); }
+  static U8 lookup(U8 bytes, const uint8_t* table) {
+    alignas(32) uint8_t b[32];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(b), bytes);
+    for (int i = 0; i < 32; ++i) b[i] = table[b[i]];
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(b));
+  }
+};
+
+}  // namespace
+}  // namespace zeropoint

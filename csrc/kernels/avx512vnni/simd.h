@@ -1,0 +1,98 @@
+// Vocabulary of AVX-512 with VNNI: 16 int32 lanes, u8 x s8 dot products of four.
+#pragma once
+#include <immintrin.h>
+#include <cstdint>
+
+namespace zeropoint {
+namespace {
+
+struct Avx512Vnni {
+  using I32 = __m512i;
+  using F32 = __m512;
+  using U8 = __m512i;
+  using DwWeight = __m512i;
+  static constexpr int kLanes = 16;
+  static constexpr int kPanelVectors = 4;
+  static constexpr bool kWidenA = false;
+  static constexpr int kDwBytes = 64;
+
+  static I32 load_i32(const int32_t* p) { return _mm512_loadu_si512(p); }
+  static void store_i32(int32_t* p, I32 v) { _mm512_storeu_si512(p, v); }
+  static I32 set_i32(int32_t x) { return _mm512_set1_epi32(x); }
+  static I32 sub_i32(I32 a, I32 b) { return _mm512_sub_epi32(a, b); }
+  static F32 load_f32(const float* p) { return _mm512_loadu_ps(p); }
+  static void store_f32(float* p, F32 v) { _mm512_storeu_ps(p, v); }
+  static F32 set_f32(float x) { return _mm512_set1_ps(x); }
+  static F32 to_f32(I32 v) { return _mm512_cvtepi32_ps(v); }
+  static F32 mul(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
+  static F32 add(F32 a, F32 b) { return _mm512_add_ps(a, b); }
+  static F32 min(F32 a, F32 b) { return _mm512_min_ps(a, b); }
+  static I32 round_i32(F32 v) { return _mm512_cvtps_epi32(v); }
+
+  static I32 broadcast_a(const uint8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm512_set1_epi32(four);
+  }
+  static I32 dot(I32 acc, I32 a, I32 b) { return _mm512_dpbusd_epi32(acc, a, b); }
+  static void widen(const uint8_t*, int64_t, int16_t*) {}
+
+  static DwWeight load_dw(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static I32 dot_dw(I32 acc, I32 x, DwWeight w) { return _mm512_dpbusd_epi32(acc, x, w); }
+  static void interleave(const U8 (&t)[4], I32 (&out)[4]) {
+    const __m512i lo01 = _mm512_unpacklo_epi8(t[0], t[1]), hi01 = _mm512_unpackhi_epi8(t[0], t[1]);
+    const __m512i lo23 = _mm512_unpacklo_epi8(t[2], t[3]), hi23 = _mm512_unpackhi_epi8(t[2], t[3]);
+    out[0] = _mm512_unpacklo_epi16(lo01, lo23);
+    out[1] = _mm512_unpackhi_epi16(lo01, lo23);
+    out[2] = _mm512_unpacklo_epi16(hi01, hi23);
+    out[3] = _mm512_unpackhi_epi16(hi01, hi23);
+  }
+
+  // int32 -> uint8 with saturation, zero point and clamp. The bytes of NV vectors sit in the low
+  // 4 * NV bytes of each 128-bit lane until store_u8 closes the gaps.
+  template <int NV>
+  static U8 narrow(const I32 (&q)[NV], int32_t zero_point, uint8_t lo, uint8_t hi) {
+    const __m512i zp = _mm512_set1_epi16(static_cast<int16_t>(zero_point)), none = _mm512_setzero_si512();
+    const __m512i first = _mm512_adds_epi16(_mm512_packs_epi32(q[0], NV > 1 ? q[NV > 1 ? 1 : 0] : none), zp);
+    __m512i second = none;
+    if constexpr (NV > 2) second = _mm512_adds_epi16(_mm512_packs_epi32(q[2], NV > 3 ? q[NV > 3 ? 3 : 2] : none), zp);
+    const __m512i bytes = _mm512_packus_epi16(first, second);
+    return _mm512_min_epu8(_mm512_max_epu8(bytes, _mm512_set1_epi8(static_cast<char>(lo))), _mm512_set1_epi8(static_cast<char>(hi)));
+  }
+  template <int NV>
+  static void widen_bytes(U8 bytes, I32 (&q)[NV]) {
+    const __m512i none = _mm512_setzero_si512();
+    const __m512i lo = _mm512_unpacklo_epi8(bytes, none), hi = _mm512_unpackhi_epi8(bytes, none);
+    const __m512i all[4] = {_mm512_unpacklo_epi16(lo, none), _mm512_unpackhi_epi16(lo, none), _mm512_unpacklo_epi16(hi, none), _mm512_unpackhi_epi16(hi, none)};
+    for (int v = 0; v < NV; ++v) q[v] = all[v];
+  }
+  static __mmask64 first(int count) { return count >= 64 ? ~0ULL : (1ULL << count) - 1; }
+  template <int NV>
+  static constexpr __mmask16 lane_mask() {
+    return static_cast<__mmask16>(((1 << NV) - 1) * 0x1111);
+  }
+  template <int NV>
+  static void store_u8(uint8_t* p, U8 bytes, int count) {
+    if constexpr (NV < 4) bytes = _mm512_maskz_compress_epi32(lane_mask<NV>(), bytes);
+    if (NV == 4 && count == 64)
+      _mm512_storeu_si512(p, bytes);
+    else
+      _mm512_mask_storeu_epi8(p, first(count), bytes);
+  }
+  template <int NV>
+  static U8 load_u8(const uint8_t* p, int count) {
+    __m512i bytes = NV == 4 && count == 64 ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi8(first(count), p);
+    if constexpr (NV < 4) bytes = _mm512_maskz_expand_epi32(lane_mask<NV>(), bytes);
+    return bytes;
+  }
+  static U8 flip(U8 bytes, uint8_t mask) { return _mm512_xor_si512(bytes, _mm512_set1_epi8(static_cast<char>(mask))); }
+  static U8 lookup(U8 bytes, const uint8_t* table) {
+    alignas(64) uint8_t b[64];
+    _mm512_store_si512(b, bytes);
+    for (int i = 0; i < 64; ++i) b[i] = table[b[i]];
+    return _mm512_load_si512(b);
+  }
+};
+
+}  // namespace
+}  // namespace zeropoint

@@ -1,0 +1,69 @@
+#include "dispatch.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "cpu_features.h"
+
+namespace zeropoint {
+namespace {
+
+#ifdef ZEROPOINT_X86
+KernelTable avx512vnni_table() {
+  KernelTable table = kAvx512VnniTable;
+  if (cpu_features().avx512vbmi) table.lookup = lookup_avx512vbmi;
+  return table;
+}
+
+const Isa* isas() {
+  static const KernelTable avx512vnni = avx512vnni_table();
+  static const Isa list[] = {
+      {&kScalarTable, true},
+      {&kAvx2Table, cpu_features().avx2},
+      {&avx512vnni, cpu_features().avx512vnni},
+  };
+  return list;
+}
+constexpr int kIsaCount = 3;
+#else
+const Isa* isas() {
+  static const Isa list[] = {{&kScalarTable, true}};
+  return list;
+}
+constexpr int kIsaCount = 1;
+#endif
+
+// An unknown name in ZEROPOINT_ISA caps nothing here; zeropoint.backend raises on it at import, where
+// an error can be read.
+int best_isa() {
+  const char* cap = std::getenv("ZEROPOINT_ISA");
+  int best = 0;
+  for (int i = 0; i < kIsaCount; ++i) {
+    if (isas()[i].available) best = i;
+    if (cap && std::strcmp(cap, isas()[i].table->name) == 0) break;
+  }
+  return best;
+}
+
+std::atomic<int>& selected() {
+  static std::atomic<int> index{best_isa()};
+  return index;
+}
+
+}  // namespace
+
+int isa_count() { return kIsaCount; }
+Isa isa_at(int index) { return isas()[index]; }
+int current_isa() { return selected().load(std::memory_order_relaxed); }
+const KernelTable& kernels() { return *isas()[current_isa()].table; }
+
+void select_isa(int index) {
+  if (index < 0 || index >= kIsaCount) throw std::invalid_argument("select_isa: no instruction set number " + std::to_string(index));
+  if (!isas()[index].available) throw std::invalid_argument(std::string("select_isa: this CPU does not support ") + isas()[index].table->name);
+  selected().store(index, std::memory_order_relaxed);
+}
+
+}  // namespace zeropoint

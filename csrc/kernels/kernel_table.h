@@ -1,0 +1,122 @@
+// What an instruction set has to provide: one table of single-threaded functions, and the plain
+// structs that are all a kernel ever sees. Above this file code knows tensors; below it, pointers.
+//
+// Byte convention: every 8-bit activation is handled as uint8. Signed int8 data is the same byte
+// with its top bit flipped (q + 128), so the operator layer flips that bit on the way in and gives
+// the kernel `out_xor = 0x80` on the way out; no kernel exists twice for signedness.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace zeropoint {
+
+constexpr int kMaxRows = 6;        // rows of the GEMM register tile
+constexpr int kPanelVectors = 4;   // vectors across a full panel of packed B
+
+// out = clamp(round_half_even(float(acc) * mult[c] + bias[c]) + zero_point), then optionally the
+// residual addition and the 256-entry table, in that order. Arrays are in panel order (pack.h).
+struct Epilogue {
+  enum class Output : int32_t { kU8, kF32, kI32 };
+  Output output = Output::kU8;
+  const int32_t* init = nullptr;  // accumulators start here: -x_zero_point * column sum
+  const float* mult = nullptr;
+  const float* bias = nullptr;
+  int32_t zero_point = 0;         // all of zero_point, lo, hi in the uint8 domain, 0..255
+  uint8_t lo = 0, hi = 255;
+  // Residual: q = clamp(rhe(float(q - zero_point) * sum_mult + float(r - r_zero_point) * r_mult)
+  //                     + sum_zero_point).
+  const uint8_t* residual = nullptr;
+  int64_t residual_stride = 0;    // bytes between rows
+  uint8_t residual_xor = 0;
+  float sum_mult = 0, residual_mult = 0;
+  int32_t residual_zero_point = 0, sum_zero_point = 0;
+  uint8_t sum_lo = 0, sum_hi = 255;
+  const uint8_t* table = nullptr;
+  uint8_t out_xor = 0;
+};
+
+// NHWC geometry of an implicit GEMM: row m is the output pixel (n, oh, ow), tap t the pair (kh, kw).
+struct ConvGeometry {
+  int64_t in_h, in_w, out_h, out_w, kernel_w;
+  int64_t stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+  int64_t row_stride, image_stride;  // bytes between input rows, images
+};
+
+// C[m, n] = sum over taps and kc of A(m, tap)[k] * B[tap][k][n]: matrix product and convolution.
+struct IgemmParams {
+  const uint8_t* a;
+  int64_t a_stride;                // bytes between rows of A, or between input pixels
+  const ConvGeometry* conv;        // null: A is a plain matrix
+  const uint8_t* pad_row;          // kc bytes of the input's zero point, read for padded taps
+  int64_t unique_taps;             // taps of the geometry
+  int64_t taps;                    // taps of B: unique_taps, or twice that (pack.h, wide weights)
+  int64_t kc;                      // bytes of A per tap; A is readable up to kc rounded up to 4
+  const uint8_t* b;                // packed panels
+  int64_t n;                       // columns
+  void* out;
+  int64_t out_stride;              // elements between rows of the output
+  Epilogue epilogue;
+};
+
+struct DepthwiseParams {
+  const uint8_t* x;
+  ConvGeometry conv;
+  int64_t channels, kernel_h;
+  int64_t repeats;                 // 1, or 2 for wide weights
+  const uint8_t* pad_row;          // channels bytes of the input's zero point
+  const uint8_t* weight;           // packed (pack.h)
+  uint8_t* out;                    // NHWC
+  Epilogue epilogue;
+};
+
+struct PoolParams {
+  const uint8_t* x;
+  ConvGeometry conv;
+  int64_t channels, kernel_h;
+  uint8_t* out;
+  bool count_include_pad;
+  int64_t divisor;                 // 0: number of taps counted
+  int32_t zero_point;
+  uint8_t in_xor;                  // the pools keep scale and zero point; bytes go out as they came in
+};
+
+struct BinaryParams {
+  const uint8_t* a;
+  const uint8_t* b;
+  uint8_t* out;
+  int32_t a_zero_point, b_zero_point, out_zero_point;  // uint8 domain
+  float a_mult, b_mult;            // mul uses a_mult alone
+  uint8_t a_xor, b_xor, out_xor, lo, hi;
+};
+
+struct KernelTable {
+  const char* name;
+  int32_t lanes;                   // int32 lanes of a vector
+  int32_t k_per_lane;              // values of K in one 32-bit lane: 4 (u8) or 2 (widened to s16)
+  int32_t panel_vectors;           // vectors across a full panel, <= kPanelVectors
+  size_t (*igemm_scratch)(const IgemmParams&);
+  void (*igemm)(const IgemmParams&, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch);
+  size_t (*depthwise_scratch)(const DepthwiseParams&);
+  void (*depthwise)(const DepthwiseParams&, int64_t row0, int64_t row1, uint8_t* scratch);
+  void (*max_pool)(const PoolParams&, int64_t row0, int64_t row1);
+  void (*avg_pool)(const PoolParams&, int64_t row0, int64_t row1);
+  void (*quantize_u8)(const float* x, int64_t n, float inv_scale, int32_t zero_point, uint8_t out_xor, uint8_t* out);
+  void (*quantize_i32)(const float* x, int64_t n, float inv_scale, int32_t zero_point, int32_t* out);
+  void (*quantize_channel)(const float* x, int64_t outer, int64_t channels, int64_t inner, const float* inv_scale, const int32_t* zero_point, int32_t lo, int32_t hi, int32_t* out);
+  void (*dequantize_u8)(const uint8_t* x, int64_t n, float scale, int32_t zero_point, uint8_t x_xor, float* out);
+  void (*dequantize_i32)(const int32_t* x, int64_t n, float scale, int32_t zero_point, float* out);
+  void (*requantize)(const int32_t* acc, int64_t n, float mult, int32_t zero_point, uint8_t out_xor, uint8_t* out);
+  void (*add)(const BinaryParams&, int64_t n);
+  void (*mul)(const BinaryParams&, int64_t n);
+  void (*lookup)(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
+};
+
+extern const KernelTable kScalarTable;
+#ifdef ZEROPOINT_X86
+extern const KernelTable kAvx2Table;
+extern const KernelTable kAvx512VnniTable;
+// Byte table lookup in registers; used by avx512vnni where the CPU has VBMI.
+void lookup_avx512vbmi(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
+#endif
+
+}  // namespace zeropoint

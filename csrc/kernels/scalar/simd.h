@@ -1,0 +1,154 @@
+// Vocabulary of plain C++: four lanes as an array, no intrinsics. Slow, and the same on every CPU:
+// the other vocabularies are tested against it, and it runs where no faster one does.
+#pragma once
+#include <cstdint>
+
+namespace zeropoint {
+namespace {
+
+struct Scalar {
+  struct I32 {
+    int32_t lane[4];
+  };
+  struct F32 {
+    float lane[4];
+  };
+  struct U8 {
+    uint8_t byte[16];
+  };
+  struct DwWeight {
+    int16_t tap[16];  // [channel][tap]
+  };
+  static constexpr int kLanes = 4;
+  static constexpr int kPanelVectors = 2;
+  static constexpr bool kWidenA = true;
+  static constexpr int kDwBytes = 32;
+
+  template <class F>
+  static I32 each_i32(F f) {
+    I32 r;
+    for (int i = 0; i < 4; ++i) r.lane[i] = f(i);
+    return r;
+  }
+  template <class F>
+  static F32 each_f32(F f) {
+    F32 r;
+    for (int i = 0; i < 4; ++i) r.lane[i] = f(i);
+    return r;
+  }
+
+  static I32 load_i32(const int32_t* p) {
+    I32 r;
+    __builtin_memcpy(&r, p, sizeof r);
+    return r;
+  }
+  static void store_i32(int32_t* p, I32 v) { __builtin_memcpy(p, &v, sizeof v); }
+  static I32 set_i32(int32_t x) { return {{x, x, x, x}}; }
+  static I32 sub_i32(I32 a, I32 b) {
+    return each_i32([&](int i) { return a.lane[i] - b.lane[i]; });
+  }
+  static F32 load_f32(const float* p) {
+    F32 r;
+    __builtin_memcpy(&r, p, sizeof r);
+    return r;
+  }
+  static void store_f32(float* p, F32 v) { __builtin_memcpy(p, &v, sizeof v); }
+  static F32 set_f32(float x) { return {{x, x, x, x}}; }
+  static F32 to_f32(I32 v) {
+    return each_f32([&](int i) { return static_cast<float>(v.lane[i]); });
+  }
+  static F32 mul(F32 a, F32 b) {
+    return each_f32([&](int i) { return a.lane[i] * b.lane[i]; });
+  }
+  static F32 add(F32 a, F32 b) {
+    return each_f32([&](int i) { return a.lane[i] + b.lane[i]; });
+  }
+  static F32 min(F32 a, F32 b) {
+    return each_f32([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+  }
+  // Half to even by the shift of elementwise.h; below -2^21 every narrowing saturates alike.
+  static I32 round_i32(F32 v) {
+    return each_i32([&](int i) {
+      const float x = v.lane[i] > -2097152.0f ? v.lane[i] : -2097152.0f;
+      const float shifted = x + 12582912.0f;
+      int32_t bits;
+      __builtin_memcpy(&bits, &shifted, 4);
+      return bits - 0x4B400000;
+    });
+  }
+
+  static I32 broadcast_a(const uint8_t* p) {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, 4);
+    return set_i32(pair);
+  }
+  // Two int16 products a lane; unsigned addition, so that intermediate sums may wrap (numerics.md).
+  static I32 dot(I32 acc, I32 a, I32 b) {
+    int16_t x[8], y[8];
+    __builtin_memcpy(x, &a, 16);
+    __builtin_memcpy(y, &b, 16);
+    return each_i32([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(acc.lane[i]) + static_cast<uint32_t>(x[2 * i] * y[2 * i]) + static_cast<uint32_t>(x[2 * i + 1] * y[2 * i + 1])); });
+  }
+  static void widen(const uint8_t* x, int64_t n, int16_t* out) {
+    for (int64_t i = 0; i < n; ++i) out[i] = x[i];
+  }
+
+  static DwWeight load_dw(const uint8_t* p) {
+    DwWeight w;
+    __builtin_memcpy(&w, p, sizeof w);
+    return w;
+  }
+  static I32 dot_dw(I32 acc, I32 x, DwWeight w) {
+    uint8_t b[16];
+    __builtin_memcpy(b, &x, 16);
+    return each_i32([&](int i) {
+      uint32_t sum = static_cast<uint32_t>(acc.lane[i]);
+      for (int t = 0; t < 4; ++t) sum += static_cast<uint32_t>(b[4 * i + t] * w.tap[4 * i + t]);
+      return static_cast<int32_t>(sum);
+    });
+  }
+  static void interleave(const U8 (&t)[4], I32 (&out)[4]) {
+    for (int v = 0; v < 4; ++v) {
+      uint8_t b[16];
+      for (int i = 0; i < 4; ++i)
+        for (int k = 0; k < 4; ++k) b[4 * i + k] = t[k].byte[4 * v + i];
+      __builtin_memcpy(&out[v], b, 16);
+    }
+  }
+
+  template <int NV>
+  static U8 narrow(const I32 (&q)[NV], int32_t zero_point, uint8_t lo, uint8_t hi) {
+    U8 r = {};
+    for (int v = 0; v < NV; ++v)
+      for (int i = 0; i < 4; ++i) {
+        const int32_t x = q[v].lane[i] + zero_point;  // |lane| <= 2^21
+        r.byte[4 * v + i] = static_cast<uint8_t>(x < lo ? lo : x > hi ? hi : x);
+      }
+    return r;
+  }
+  template <int NV>
+  static void widen_bytes(U8 bytes, I32 (&q)[NV]) {
+    for (int v = 0; v < NV; ++v) q[v] = each_i32([&](int i) { return bytes.byte[4 * v + i]; });
+  }
+  template <int NV>
+  static void store_u8(uint8_t* p, U8 bytes, int count) {
+    for (int i = 0; i < count; ++i) p[i] = bytes.byte[i];
+  }
+  template <int NV>
+  static U8 load_u8(const uint8_t* p, int count) {
+    U8 r = {};
+    for (int i = 0; i < count; ++i) r.byte[i] = p[i];
+    return r;
+  }
+  static U8 flip(U8 bytes, uint8_t mask) {
+    for (uint8_t& b : bytes.byte) b ^= mask;
+    return bytes;
+  }
+  static U8 lookup(U8 bytes, const uint8_t* table) {
+    for (uint8_t& b : bytes.byte) b = table[b];
+    return bytes;
+  }
+};
+
+}  // namespace
+}  // namespace zeropoint

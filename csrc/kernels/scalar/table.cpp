@@ -1,0 +1,6 @@
+#include "../shared/table.h"
+#include "simd.h"
+
+namespace zeropoint {
+constexpr KernelTable kScalarTable = make_table<Scalar>("scalar");
+}

@@ -1,0 +1,114 @@
+// Depthwise convolution on NHWC, any kernel, stride and dilation, written once over the vocabulary `V`.
+//
+// For one output row and one block of channels the kernel first builds a column buffer: for each input
+// column it needs, the bytes of up to four kernel rows interleaved per channel, so that one 4-way dot
+// product serves four vertical taps. The buffer (a few KB, in L1) is then read by every kernel column
+// and every output pixel: the interleaving is paid once per input column instead of once per tap.
+#pragma once
+#include "epilogue.h"
+
+namespace zeropoint {
+namespace {
+
+constexpr int64_t kDepthwisePixels = 32;  // output pixels per column buffer
+
+inline int64_t row_groups(const DepthwiseParams& p) { return (p.kernel_h + 3) / 4; }
+
+inline int64_t buffer_columns(const ConvGeometry& g, int64_t pixels) { return (pixels - 1) * g.stride_w + (g.kernel_w - 1) * g.dilation_w + 1; }
+
+template <class V>
+size_t depthwise_scratch(const DepthwiseParams& p) {
+  const int64_t pixels = p.conv.out_w < kDepthwisePixels ? p.conv.out_w : kDepthwisePixels;
+  return static_cast<size_t>(buffer_columns(p.conv, pixels) * row_groups(p)) * 4 * V::kLanes * 4;
+}
+
+template <class V>
+void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, int64_t w0, int64_t columns, int64_t channel, int count, uint8_t* buffer) {
+  const ConvGeometry& g = p.conv;
+  const int64_t groups = row_groups(p);
+  for (int64_t group = 0; group < groups; ++group) {
+    const uint8_t* rows[4];
+    for (int i = 0; i < 4; ++i) {
+      const int64_t kh = group * 4 + i, h = h0 + kh * g.dilation_h;
+      rows[i] = kh < p.kernel_h && h >= 0 && h < g.in_h ? image + h * g.row_stride + channel : nullptr;
+    }
+    uint8_t* out = buffer + group * 16 * V::kLanes;
+    for (int64_t c = 0; c < columns; ++c, out += groups * 16 * V::kLanes) {
+      const int64_t w = w0 + c;
+      const bool inside = w >= 0 && w < g.in_w;
+      typename V::U8 taps[4];
+      for (int i = 0; i < 4; ++i) taps[i] = V::template load_u8<4>(inside && rows[i] ? rows[i] + w * p.channels : p.pad_row + channel, count);
+      typename V::I32 mixed[4];
+      V::interleave(taps, mixed);
+      for (int v = 0; v < 4; ++v) V::store_i32(reinterpret_cast<int32_t*>(out) + v * V::kLanes, mixed[v]);
+    }
+  }
+}
+
+// One output pixel: `Taps` kernel columns when known at compile time (weights stay in registers),
+// 0 for any number.
+template <class V, int Taps>
+inline void depthwise_pixels(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t pixels, int64_t channel, int count, uint8_t* out) {
+  const ConvGeometry& g = p.conv;
+  const int64_t groups = row_groups(p);
+  const int64_t column_bytes = groups * 16 * V::kLanes;
+  typename V::DwWeight held[Taps ? Taps : 1][4];
+  if constexpr (Taps > 0) {
+#pragma GCC unroll 8
+    for (int t = 0; t < Taps; ++t)
+#pragma GCC unroll 8
+      for (int v = 0; v < 4; ++v) held[t][v] = V::load_dw(weight + (t * 4 + v) * V::kDwBytes);
+  }
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    typename V::I32 acc[1][4];
+#pragma GCC unroll 8
+    for (int v = 0; v < 4; ++v) acc[0][v] = V::load_i32(p.epilogue.init + channel + v * V::kLanes);
+    const uint8_t* x = buffer + pixel * g.stride_w * column_bytes;
+    if constexpr (Taps > 0) {
+#pragma GCC unroll 8
+      for (int t = 0; t < Taps; ++t)
+#pragma GCC unroll 8
+        for (int v = 0; v < 4; ++v) acc[0][v] = V::dot_dw(acc[0][v], V::load_i32(reinterpret_cast<const int32_t*>(x + t * g.dilation_w * column_bytes) + v * V::kLanes), held[t][v]);
+    } else {
+      const uint8_t* w = weight;
+      for (int64_t repeat = 0; repeat < p.repeats; ++repeat)
+        for (int64_t t = 0; t < g.kernel_w; ++t)
+          for (int64_t group = 0; group < groups; ++group, w += 4 * V::kDwBytes) {
+            const auto* column = reinterpret_cast<const int32_t*>(x + t * g.dilation_w * column_bytes + group * 16 * V::kLanes);
+#pragma GCC unroll 8
+            for (int v = 0; v < 4; ++v) acc[0][v] = V::dot_dw(acc[0][v], V::load_i32(column + v * V::kLanes), V::load_dw(w + v * V::kDwBytes));
+          }
+    }
+    store_u8<V, 1, 4>(p.epilogue, acc, channel, out + pixel * p.channels, 0, count);
+  }
+}
+
+// Rows are (image, output row) pairs.
+template <class V>
+void depthwise(const DepthwiseParams& p, int64_t row0, int64_t row1, uint8_t* scratch) {
+  const ConvGeometry& g = p.conv;
+  constexpr int kBlock = 4 * V::kLanes;
+  const int64_t block_bytes = p.repeats * g.kernel_w * row_groups(p) * 4 * V::kDwBytes;
+  const bool three = g.kernel_w == 3 && row_groups(p) == 1 && p.repeats == 1;
+  for (int64_t row = row0; row < row1; ++row) {
+    const int64_t n = row / g.out_h, oh = row % g.out_h;
+    const uint8_t* image = p.x + n * g.image_stride;
+    for (int64_t ow = 0; ow < g.out_w; ow += kDepthwisePixels) {
+      const int64_t pixels = g.out_w - ow < kDepthwisePixels ? g.out_w - ow : kDepthwisePixels;
+      uint8_t* out = p.out + (row * g.out_w + ow) * p.channels;
+      for (int64_t channel = 0; channel < p.channels; channel += kBlock) {
+        const int64_t left = p.channels - channel;
+        const int count = left < kBlock ? static_cast<int>(left) : kBlock;
+        const uint8_t* weight = p.weight + channel / kBlock * block_bytes;
+        fill_columns<V>(p, image, oh * g.stride_h - g.pad_h, ow * g.stride_w - g.pad_w, buffer_columns(g, pixels), channel, count, scratch);
+        if (three)
+          depthwise_pixels<V, 3>(p, scratch, weight, pixels, channel, count, out + channel);
+        else
+          depthwise_pixels<V, 0>(p, scratch, weight, pixels, channel, count, out + channel);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace zeropoint

@@ -1,0 +1,109 @@
+// Passes over memory, as plain loops that each instruction set's flags vectorise. The formulas are
+// those of docs/numerics.md; -ffp-contract=off keeps every multiplication and addition apart, and the
+// one fused multiply-add of the contract (per-tensor quantize) is asked for by name.
+#pragma once
+#include "../kernel_table.h"
+
+namespace zeropoint {
+namespace {
+
+// Round half to even for |x| <= 2^21: adding 1.5 * 2^23 leaves the rounded integer in the low
+// mantissa bits. Equal to cvtps2dq, and vectorises on every instruction set.
+inline int32_t round_small(float x) {
+  const float shifted = x + 12582912.0f;
+  int32_t bits;
+  __builtin_memcpy(&bits, &shifted, 4);
+  return bits - 0x4B400000;
+}
+
+// NaN fails both comparisons' "keep x" side in this order only for the guard below, so callers that can
+// see NaN test it first.
+inline float clampf(float x, float lo, float hi) {
+  x = x < hi ? x : hi;
+  return x > lo ? x : lo;
+}
+
+inline uint8_t round_to_u8(float x, int32_t zero_point) {
+  const int32_t q = round_small(clampf(x, -65536.0f, 65536.0f)) + zero_point;
+  return static_cast<uint8_t>(q < 0 ? 0 : q > 255 ? 255 : q);
+}
+
+void quantize_u8(const float* x, int64_t n, float inv_scale, int32_t zero_point, uint8_t out_xor, uint8_t* out) {
+  const float zp = static_cast<float>(zero_point - (out_xor ? 128 : 0));
+  const float lo = out_xor ? -128.0f : 0.0f, hi = out_xor ? 127.0f : 255.0f;
+  for (int64_t i = 0; i < n; ++i) {
+    const float v = x[i] == x[i] ? __builtin_fmaf(x[i], inv_scale, zp) : zp;  // NaN -> zero_point
+    const float c = v == v ? v : zp;  // 0 * inf when 1 / scale overflowed
+    out[i] = static_cast<uint8_t>(round_small(clampf(c, lo, hi)));
+  }
+}
+
+// Saturates to the int32 range. 2147483520 is the largest float below 2^31.
+inline int32_t round_to_i32(float v) {
+  if (v >= 2147483648.0f) return INT32_MAX;
+  if (v < -2147483648.0f) return INT32_MIN;
+  const float a = __builtin_fabsf(v);
+  // Floats from 2^23 on are integers already; below, the shift rounds half to even.
+  const float r = a < 8388608.0f ? __builtin_copysignf((a + 8388608.0f) - 8388608.0f, v) : v;
+  return static_cast<int32_t>(r);
+}
+
+void quantize_i32(const float* x, int64_t n, float inv_scale, int32_t zero_point, int32_t* out) {
+  const float zp = static_cast<float>(zero_point);
+  for (int64_t i = 0; i < n; ++i) {
+    const float v = __builtin_fmaf(x[i], inv_scale, zp);
+    out[i] = v == v ? round_to_i32(v) : zero_point;
+  }
+}
+
+// x is [outer, channels, inner]; product and sum rounded apart, as torch does per channel.
+void quantize_channel(const float* x, int64_t outer, int64_t channels, int64_t inner, const float* inv_scale, const int32_t* zero_point, int32_t lo, int32_t hi, int32_t* out) {
+  for (int64_t o = 0; o < outer; ++o)
+    for (int64_t c = 0; c < channels; ++c) {
+      const float inv = inv_scale[c], zp = static_cast<float>(zero_point[c]);
+      for (int64_t i = 0; i < inner; ++i, ++x, ++out) {
+        const float v = *x * inv + zp;
+        const int32_t q = v == v ? round_to_i32(v) : zero_point[c];
+        *out = q < lo ? lo : q > hi ? hi : q;
+      }
+    }
+}
+
+void dequantize_u8(const uint8_t* x, int64_t n, float scale, int32_t zero_point, uint8_t x_xor, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>((x[i] ^ x_xor) - zero_point) * scale;
+}
+
+void dequantize_i32(const int32_t* x, int64_t n, float scale, int32_t zero_point, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(static_cast<int64_t>(x[i]) - zero_point) * scale;
+}
+
+void requantize(const int32_t* acc, int64_t n, float mult, int32_t zero_point, uint8_t out_xor, uint8_t* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = round_to_u8(static_cast<float>(acc[i]) * mult, zero_point) ^ out_xor;
+}
+
+inline uint8_t clamp_u8(uint8_t q, uint8_t lo, uint8_t hi) { return q < lo ? lo : q > hi ? hi : q; }
+
+void add(const BinaryParams& p, int64_t n) {
+  const BinaryParams q = p;
+  for (int64_t i = 0; i < n; ++i) {
+    const float a = static_cast<float>((q.a[i] ^ q.a_xor) - q.a_zero_point) * q.a_mult;
+    const float b = static_cast<float>((q.b[i] ^ q.b_xor) - q.b_zero_point) * q.b_mult;
+    q.out[i] = clamp_u8(round_to_u8(a + b, q.out_zero_point), q.lo, q.hi) ^ q.out_xor;
+  }
+}
+
+void mul(const BinaryParams& p, int64_t n) {
+  const BinaryParams q = p;
+  for (int64_t i = 0; i < n; ++i) {
+    // |product| <= 255 * 255: exact in float32.
+    const int32_t product = ((q.a[i] ^ q.a_xor) - q.a_zero_point) * ((q.b[i] ^ q.b_xor) - q.b_zero_point);
+    q.out[i] = clamp_u8(round_to_u8(static_cast<float>(product) * q.a_mult, q.out_zero_point), q.lo, q.hi) ^ q.out_xor;
+  }
+}
+
+[[maybe_unused]] void lookup(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = table[x[i]];
+}
+
+}  // namespace
+}  // namespace zeropoint

@@ -1,0 +1,76 @@
+// From int32 accumulators to the output (numerics.md, "Requantize"), on vectors of `V`.
+//
+// Order of columns: a panel of NV vectors holds column (lane / 4) * 4 * NV + 4 * v + lane % 4 in lane
+// `lane` of vector v. That is the order in which narrowing int32 -> int16 -> uint8 within 128-bit
+// lanes puts the bytes back in sequence, so that 4 vectors become 64 ordered bytes in 3 instructions.
+#pragma once
+#include "../kernel_table.h"
+
+namespace zeropoint {
+namespace {
+
+// float(acc) * mult + bias, two roundings; the build forbids contraction to a fused multiply-add.
+template <class V>
+inline typename V::F32 scaled(const Epilogue& e, typename V::I32 acc, int64_t slot) {
+  return V::add(V::mul(V::to_f32(acc), V::load_f32(e.mult + slot)), V::load_f32(e.bias + slot));
+}
+
+// Round half to even. The float minimum keeps large positive values from wrapping in the conversion;
+// large negative ones convert to INT32_MIN, which the saturating narrowing brings to 0.
+template <class V>
+inline typename V::I32 rounded(typename V::F32 x) {
+  return V::round_i32(V::min(x, V::set_f32(2097152.0f)));
+}
+
+template <class V, int MR, int NV>
+inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t slot, uint8_t* out, int64_t out_stride, int cols) {
+  typename V::F32 mult[NV], bias[NV];
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; ++v) {
+    mult[v] = V::load_f32(e.mult + slot + v * V::kLanes);
+    bias[v] = V::load_f32(e.bias + slot + v * V::kLanes);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r) {
+    typename V::I32 q[NV];
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) q[v] = rounded<V>(V::add(V::mul(V::to_f32(acc[r][v]), mult[v]), bias[v]));
+    typename V::U8 bytes = V::template narrow<NV>(q, e.zero_point, e.lo, e.hi);
+    if (e.table) bytes = V::lookup(bytes, e.table);
+    V::template store_u8<NV>(out + r * out_stride, V::flip(bytes, e.out_xor), cols);
+  }
+}
+
+// The other outputs, one row at a time from accumulators spilled to memory.
+template <class V, int NV>
+inline void store_general(const Epilogue& e, const int32_t* acc, int64_t slot, void* out, int64_t offset, int64_t m, int64_t col, int cols) {
+  if (e.output == Epilogue::Output::kU8) {
+    typename V::I32 q[NV], r[NV];
+    for (int v = 0; v < NV; ++v) q[v] = rounded<V>(scaled<V>(e, V::load_i32(acc + v * V::kLanes), slot + v * V::kLanes));
+    // Through bytes and back: the sum sees what an unfused convolution would have stored.
+    V::template widen_bytes<NV>(V::template narrow<NV>(q, e.zero_point, e.lo, e.hi), q);
+    V::template widen_bytes<NV>(V::flip(V::template load_u8<NV>(e.residual + m * e.residual_stride + col, cols), e.residual_xor), r);
+    const typename V::I32 qz = V::set_i32(e.zero_point), rz = V::set_i32(e.residual_zero_point);
+    const typename V::F32 qm = V::set_f32(e.sum_mult), rm = V::set_f32(e.residual_mult);
+    for (int v = 0; v < NV; ++v)
+      q[v] = rounded<V>(V::add(V::mul(V::to_f32(V::sub_i32(q[v], qz)), qm), V::mul(V::to_f32(V::sub_i32(r[v], rz)), rm)));
+    typename V::U8 bytes = V::template narrow<NV>(q, e.sum_zero_point, e.sum_lo, e.sum_hi);
+    if (e.table) bytes = V::lookup(bytes, e.table);
+    V::template store_u8<NV>(static_cast<uint8_t*>(out) + offset, V::flip(bytes, e.out_xor), cols);
+    return;
+  }
+  alignas(64) int32_t ordered[NV * V::kLanes];
+  alignas(64) float values[V::kLanes];
+  for (int v = 0; v < NV; ++v) {
+    const int32_t* source = acc + v * V::kLanes;
+    if (e.output == Epilogue::Output::kF32) {
+      V::store_f32(values, scaled<V>(e, V::load_i32(source), slot + v * V::kLanes));
+      source = reinterpret_cast<const int32_t*>(values);
+    }
+    for (int lane = 0; lane < V::kLanes; ++lane) ordered[(lane / 4) * 4 * NV + 4 * v + lane % 4] = source[lane];
+  }
+  __builtin_memcpy(static_cast<int32_t*>(out) + offset, ordered, static_cast<size_t>(cols) * 4);
+}
+
+}  // namespace
+}  // namespace zeropoint

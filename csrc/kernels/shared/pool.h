@@ -1,0 +1,80 @@
+// Pooling on NHWC bytes: the inner loop runs over channels. Rows are (image, output row) pairs.
+#pragma once
+#include "elementwise.h"
+
+namespace zeropoint {
+namespace {
+
+// Calls f(pixel pointer) for every tap inside the image.
+template <class F>
+inline void for_taps(const PoolParams& p, int64_t n, int64_t oh, int64_t ow, const F& f) {
+  const ConvGeometry& g = p.conv;
+  for (int64_t kh = 0; kh < p.kernel_h; ++kh) {
+    const int64_t h = oh * g.stride_h - g.pad_h + kh * g.dilation_h;
+    if (h < 0 || h >= g.in_h) continue;
+    for (int64_t kw = 0; kw < g.kernel_w; ++kw) {
+      const int64_t w = ow * g.stride_w - g.pad_w + kw * g.dilation_w;
+      if (w >= 0 && w < g.in_w) f(p.x + n * g.image_stride + h * g.row_stride + w * p.channels);
+    }
+  }
+}
+
+void max_pool(const PoolParams& p, int64_t row0, int64_t row1) {
+  const ConvGeometry& g = p.conv;
+  const uint8_t flip = p.in_xor;
+  for (int64_t row = row0; row < row1; ++row)
+    for (int64_t ow = 0; ow < g.out_w; ++ow) {
+      uint8_t* out = p.out + (row * g.out_w + ow) * p.channels;
+      for (int64_t c = 0; c < p.channels; ++c) out[c] = 0;
+      for_taps(p, row / g.out_h, row % g.out_h, ow, [&](const uint8_t* x) {
+        for (int64_t c = 0; c < p.channels; ++c) {
+          const uint8_t v = x[c] ^ flip;
+          out[c] = v > out[c] ? v : out[c];
+        }
+      });
+      if (flip)
+        for (int64_t c = 0; c < p.channels; ++c) out[c] ^= flip;
+    }
+}
+
+// Channels are summed in blocks that stay in registers or L1.
+constexpr int64_t kPoolBlock = 64;
+
+// float(sum - count * zero_point) * (1 / divisor), rounded half to even.
+inline void store_average(const int32_t* sums, int64_t channels, int64_t count, float inv_divisor, int32_t zero_point, uint8_t flip, uint8_t* out) {
+  const int32_t offset = static_cast<int32_t>(count) * zero_point;
+  for (int64_t c = 0; c < channels; ++c) out[c] = round_to_u8(static_cast<float>(sums[c] - offset) * inv_divisor, zero_point) ^ flip;
+}
+
+// Extent of a window within the image plus its padding, as torch counts it (count_include_pad).
+inline int64_t padded_extent(int64_t start, int64_t kernel, int64_t in, int64_t pad) {
+  const int64_t end = start + kernel < in + pad ? start + kernel : in + pad;
+  return end - start;
+}
+
+void avg_pool(const PoolParams& p, int64_t row0, int64_t row1) {
+  const ConvGeometry& g = p.conv;
+  for (int64_t row = row0; row < row1; ++row) {
+    const int64_t n = row / g.out_h, oh = row % g.out_h;
+    for (int64_t ow = 0; ow < g.out_w; ++ow) {
+      int64_t inside = 0;
+      for_taps(p, n, oh, ow, [&](const uint8_t*) { ++inside; });
+      int64_t divisor = p.divisor;
+      if (!divisor)
+        divisor = p.count_include_pad ? padded_extent(oh * g.stride_h - g.pad_h, p.kernel_h, g.in_h, g.pad_h) * padded_extent(ow * g.stride_w - g.pad_w, g.kernel_w, g.in_w, g.pad_w) : inside;
+      const float inv_divisor = 1.0f / static_cast<float>(divisor);
+      uint8_t* out = p.out + (row * g.out_w + ow) * p.channels;
+      for (int64_t block = 0; block < p.channels; block += kPoolBlock) {
+        const int64_t count = p.channels - block < kPoolBlock ? p.channels - block : kPoolBlock;
+        int32_t sums[kPoolBlock] = {};
+        for_taps(p, n, oh, ow, [&](const uint8_t* x) {
+          for (int64_t c = 0; c < count; ++c) sums[c] += x[block + c] ^ p.in_xor;
+        });
+        store_average(sums, count, inside, inv_divisor, p.zero_point, p.in_xor, out + block);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace zeropoint

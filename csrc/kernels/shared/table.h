@@ -1,0 +1,37 @@
+// Fills a KernelTable from the shared kernels and a vocabulary `V`.
+#pragma once
+#include "depthwise.h"
+#include "elementwise.h"
+#include "igemm.h"
+#include "pool.h"
+
+namespace zeropoint {
+namespace {
+
+template <class V>
+constexpr KernelTable make_table(const char* name) {
+  return {
+      .name = name,
+      .lanes = V::kLanes,
+      .k_per_lane = V::kWidenA ? 2 : 4,
+      .panel_vectors = V::kPanelVectors,
+      .igemm_scratch = igemm_scratch<V>,
+      .igemm = igemm<V>,
+      .depthwise_scratch = depthwise_scratch<V>,
+      .depthwise = depthwise<V>,
+      .max_pool = max_pool,
+      .avg_pool = avg_pool,
+      .quantize_u8 = quantize_u8,
+      .quantize_i32 = quantize_i32,
+      .quantize_channel = quantize_channel,
+      .dequantize_u8 = dequantize_u8,
+      .dequantize_i32 = dequantize_i32,
+      .requantize = requantize,
+      .add = add,
+      .mul = mul,
+      .lookup = lookup,
+  };
+}
+
+}  // namespace
+}  // namespace zeropoint

@@ -1,0 +1,195 @@
+// zeropoint::conv2d and its packing: picks depthwise, merged-row (few channels) or direct implicit GEMM.
+#include <algorithm>
+
+#include "gemm.h"
+
+namespace zeropoint {
+namespace {
+
+// Below this many channels a tap's row of A is too short to fill a dot product; the taps of a kernel row,
+// which are neighbours in NHWC memory, are then read as one.
+constexpr int64_t kFewChannels = 16;
+
+PackKind conv_kind(int64_t groups, int64_t out_channels, int64_t channels_per_group, int64_t dilation_w) {
+  if (groups > 1 && channels_per_group == 1 && out_channels == groups) return PackKind::kDepthwise;
+  return groups == 1 && channels_per_group < kFewChannels && dilation_w == 1 ? PackKind::kMergedRows : PackKind::kDirect;
+}
+
+Tensor conv2d_pack(Tensor weight, OptionalTensor zero_point, std::vector<int64_t> dilation, int64_t groups) {
+  require(weight.dim() == 4 && weight.scalar_type() == ScalarType::Char, "conv2d_pack: weight must be int8 [out_channels, in_channels / groups, kernel_h, kernel_w]");
+  require(weight.numel() > 0, "conv2d_pack: weight must not be empty");
+  require(groups >= 1 && weight.size(0) % groups == 0, "conv2d_pack: out_channels " + std::to_string(weight.size(0)) + " is not divisible by groups " + std::to_string(groups));
+  require(dilation.size() == 2, "conv2d_pack: dilation needs 2 values");
+  WeightView v = {};
+  v.data = static_cast<const int8_t*>(weight.data_ptr());
+  v.groups = groups;
+  v.n = weight.size(0) / groups;
+  v.channels = weight.size(1);
+  v.kernel_h = weight.size(2);
+  v.kernel_w = weight.size(3);
+  v.stride_n = weight.stride(0);
+  v.stride_c = weight.stride(1);
+  v.stride_h = weight.stride(2);
+  v.stride_w = weight.stride(3);
+  if (zero_point) {
+    require(zero_point->scalar_type() == ScalarType::Long && zero_point->is_contiguous() && (zero_point->numel() == 1 || zero_point->numel() == weight.size(0)), "conv2d_pack: weight_zero_point must be contiguous int64 with 1 or out_channels values");
+    v.zero_point = static_cast<const int64_t*>(zero_point->data_ptr());
+    v.zero_point_step = zero_point->numel() == 1 ? 0 : 1;
+  }
+  const PackedHeader header = plan_pack(v, conv_kind(groups, weight.size(0), v.channels, dilation[1]), kernels());
+  Tensor blob = empty_contiguous({header.total_bytes}, ScalarType::Byte);
+  pack_weights(v, header, bytes(blob));
+  return blob;
+}
+
+// Copies x, in any layout and signedness, to NHWC with a border of zero points, so that the kernel never
+// meets an edge and may read past a pixel's end.
+const uint8_t* padded_copy(const Tensor& x, uint8_t zero_point, ConvGeometry& g) {
+  const int64_t batch = x.size(0), channels = x.size(1);
+  const int64_t height = g.in_h + 2 * g.pad_h, width = g.in_w + 2 * g.pad_w;
+  const auto stride = strides_of(x);
+  const uint8_t flip = sign_flip(x.scalar_type());
+  const uint8_t* source = bytes(x);
+  uint8_t* copy = scratch(Scratch::kInput, static_cast<size_t>(batch * height * width * channels) + 64);
+  const int64_t in_h = g.in_h, in_w = g.in_w, pad_h = g.pad_h, pad_w = g.pad_w;
+  parallel(batch * height, width * channels, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t h = row % height - pad_h;
+      uint8_t* out = copy + row * width * channels;
+      const bool inside = h >= 0 && h < in_h;
+      std::fill_n(out, inside ? pad_w * channels : width * channels, zero_point);
+      if (!inside) continue;
+      const uint8_t* in = source + row / height * stride[0] + h * stride[2];
+      out += pad_w * channels;
+      if (stride[1] == 1 && stride[3] == channels) {
+        for (int64_t i = 0; i < in_w * channels; ++i) out[i] = in[i] ^ flip;
+      } else {
+        for (int64_t c = 0; c < channels; ++c)
+          for (int64_t w = 0; w < in_w; ++w) out[w * channels + c] = in[w * stride[3] + c * stride[1]] ^ flip;
+      }
+      std::fill_n(out + in_w * channels, pad_w * channels, zero_point);
+    }
+  });
+  g.in_h = height;
+  g.in_w = width;
+  g.pad_h = g.pad_w = 0;
+  g.row_stride = width * channels;
+  g.image_stride = height * width * channels;
+  return copy;
+}
+
+int64_t output_extent(int64_t in, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation) {
+  const int64_t span = in + 2 * pad - dilation * (kernel - 1) - 1;
+  return span < 0 ? 0 : span / stride + 1;
+}
+
+Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTensor, OptionalTensor bias, std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups, double x_scale, int64_t x_zero_point, double scale, int64_t zero_point, int64_t quant_min, int64_t quant_max, ScalarType dtype, OptionalTensor residual, double residual_scale, int64_t residual_zero_point, double sum_scale, int64_t sum_zero_point, int64_t sum_min, int64_t sum_max, OptionalTensor table) {
+  constexpr const char* what = "conv2d";
+  const KernelTable& kernel = kernels();
+  require(is_byte(x) && x.dim() == 4, "conv2d: x must be uint8 or int8 [N, C, H, W]");
+  require(weight.dim() == 4, "conv2d: weight must have 4 dimensions");
+  require(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2, "conv2d: stride, padding and dilation need 2 values each");
+  require(stride[0] > 0 && stride[1] > 0 && dilation[0] > 0 && dilation[1] > 0 && padding[0] >= 0 && padding[1] >= 0, "conv2d: stride and dilation must be positive, padding not negative");
+  const int64_t out_channels = weight.size(0), channels = x.size(1), kernel_h = weight.size(2), kernel_w = weight.size(3);
+  require(groups >= 1 && channels == weight.size(1) * groups, "conv2d: x has " + std::to_string(channels) + " channels, the weight expects " + std::to_string(weight.size(1) * groups));
+  const PackedHeader& h = read_header(bytes(packed), packed.numel(), kernel, what);
+  require(h.kind == conv_kind(groups, out_channels, weight.size(1), dilation[1]) && h.kernel_w == kernel_w && h.groups * h.n == out_channels, "conv2d: `packed` was made for other groups, dilation or shape");
+
+  ConvGeometry g = {};
+  g.in_h = x.size(2);
+  g.in_w = x.size(3);
+  g.kernel_w = kernel_w;
+  g.stride_h = stride[0];
+  g.stride_w = stride[1];
+  g.pad_h = padding[0];
+  g.pad_w = padding[1];
+  g.dilation_h = dilation[0];
+  g.dilation_w = dilation[1];
+  g.out_h = output_extent(g.in_h, kernel_h, stride[0], padding[0], dilation[0]);
+  g.out_w = output_extent(g.in_w, kernel_w, stride[1], padding[1], dilation[1]);
+  require(g.out_h > 0 && g.out_w > 0, "conv2d: the kernel does not fit into the padded input of " + std::to_string(g.in_h) + "x" + std::to_string(g.in_w));
+  g.row_stride = g.in_w * channels;
+  g.image_stride = g.in_h * g.row_stride;
+  const int64_t batch = x.size(0);
+  const std::vector<int64_t> sizes = {batch, out_channels, g.out_h, g.out_w};
+  Tensor out = empty_strided(sizes, channels_last_strides(sizes), dtype);
+  TailSpec tail{.residual = {}, .residual_scale = residual_scale, .residual_zero_point = residual_zero_point, .sum_scale = sum_scale, .sum_zero_point = sum_zero_point, .sum_min = sum_min, .sum_max = sum_max, .table = table};
+  if (residual) {
+    require(is_byte(*residual) && sizes_of(*residual) == sizes, "conv2d: residual must be 8 bit with the output's shape");
+    tail.residual = to_channels_last(*residual);
+  }
+  if (batch == 0) return out;
+  const OutputSpec spec{x_scale, x_zero_point, x.scalar_type(), scale, zero_point, quant_min, quant_max, dtype};
+  Epilogue epilogue = make_epilogue(what, bytes(packed), h, w_scale, bias, spec, tail);
+  epilogue.residual_stride = out_channels;
+
+  const auto pad_value = static_cast<uint8_t>(to_u8_domain(x_zero_point, x.scalar_type()));
+  const bool copies = h.kind == PackKind::kMergedRows || sign_flip(x.scalar_type()) || (h.kind == PackKind::kDirect && h.kc % 4);
+  if (!copies) x = to_channels_last(x);
+  const uint8_t* input = copies ? padded_copy(x, pad_value, g) : bytes(x);
+  // Padding row of zero points, kept at the end of this thread's input scratch only while unpadded
+  // copies are not in use: a copy has its border built in.
+  const uint8_t* pad_row = nullptr;
+  if (!copies) {
+    uint8_t* row = scratch(Scratch::kInput, static_cast<size_t>(channels) + 64);
+    std::fill_n(row, channels + 64, pad_value);
+    pad_row = row;
+  } else if (h.kind == PackKind::kDepthwise) {
+    pad_row = input;  // kernel rows past the last are read with weight 0: any readable bytes do
+  }
+
+  if (h.kind == PackKind::kDepthwise && dtype != ScalarType::Float && dtype != ScalarType::Int && !residual) {
+    DepthwiseParams p = {};
+    p.x = input;
+    p.conv = g;
+    p.channels = channels;
+    p.kernel_h = kernel_h;
+    p.repeats = h.repeats;
+    p.pad_row = pad_row;
+    p.weight = bytes(packed) + h.data_offset;
+    p.out = bytes(out);
+    p.epilogue = epilogue;
+    const size_t scratch_bytes = kernel.depthwise_scratch(p);
+    parallel(batch * g.out_h, g.out_w * channels * kernel_h * kernel_w / 8, [&](int64_t begin, int64_t end) { kernel.depthwise(p, begin, end, scratch(Scratch::kWorker, scratch_bytes)); });
+    return out;
+  }
+  require(h.kind != PackKind::kDepthwise, "conv2d: a depthwise convolution has neither a float32 or int32 output nor a residual");
+
+  IgemmParams p = {};
+  p.a_stride = channels;
+  p.pad_row = pad_row;
+  p.unique_taps = h.unique_taps;
+  p.taps = h.unique_taps * h.repeats;
+  p.kc = h.kc;
+  p.n = h.n;
+  p.out_stride = out_channels;
+  ConvGeometry rows = g;
+  if (h.kind == PackKind::kMergedRows) rows.kernel_w = 1;
+  const int64_t m = batch * g.out_h * g.out_w;
+  // A 1x1 kernel with stride 1 and no padding is a plain matrix product.
+  const bool plain = h.unique_taps == 1 && stride[0] == 1 && stride[1] == 1 && g.pad_h == 0 && g.pad_w == 0 && !copies;
+  p.conv = plain ? nullptr : &rows;
+  const int64_t element = dtype == ScalarType::Float || dtype == ScalarType::Int ? 4 : 1;
+  for (int64_t group = 0; group < h.groups; ++group) {
+    p.a = input + group * h.kc;
+    p.b = bytes(packed) + h.data_offset + group * h.group_bytes;
+    p.out = bytes(out) + group * h.n * element;
+    p.epilogue = epilogue;
+    const int64_t slot = group * slots_per_group(h);
+    p.epilogue.init += slot;
+    p.epilogue.mult += slot;
+    p.epilogue.bias += slot;
+    if (p.epilogue.residual) p.epilogue.residual += group * h.n;
+    run_igemm(kernel, p, m);
+  }
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
+  m.impl("conv2d_pack", TORCH_BOX(&conv2d_pack));
+  m.impl("conv2d", TORCH_BOX(&conv2d));
+}
+
+}  // namespace zeropoint

@@ -1,0 +1,106 @@
+#include "epilogue_params.h"
+
+#include <cmath>
+
+namespace zeropoint {
+
+void check_qparams(const char* what, const char* name, double scale, int64_t zero_point, ScalarType dtype) {
+  const float s = static_cast<float>(scale);
+  require(std::isfinite(s) && s > 0, std::string(what) + ": " + name + "_scale must be finite and > 0 in float32, got " + std::to_string(scale));
+  const int64_t lo = dtype == ScalarType::Char ? -128 : 0;
+  if (dtype == ScalarType::Byte || dtype == ScalarType::Char)
+    require(zero_point >= lo && zero_point <= lo + 255, std::string(what) + ": " + name + "_zero_point " + std::to_string(zero_point) + " is outside [" + std::to_string(lo) + ", " + std::to_string(lo + 255) + "]");
+}
+
+int64_t slots_per_group(const PackedHeader& h) {
+  const int64_t lanes = h.kind == PackKind::kDepthwise ? 4 * h.lanes : h.lanes;
+  return (h.n + lanes - 1) / lanes * lanes;
+}
+
+Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader& h, const Tensor& w_scale, const OptionalTensor& bias, const OutputSpec& spec, const TailSpec& tail) {
+  const int64_t columns = h.groups * h.n;
+  require(w_scale.scalar_type() == ScalarType::Float && w_scale.is_contiguous() && (w_scale.numel() == 1 || w_scale.numel() == columns), std::string(what) + ": w_scale must be contiguous float32 with 1 or " + std::to_string(columns) + " values");
+  if (bias) require(bias->scalar_type() == ScalarType::Float && bias->is_contiguous() && bias->numel() == columns, std::string(what) + ": bias must be contiguous float32 with " + std::to_string(columns) + " values");
+  check_qparams(what, "x", spec.x_scale, spec.x_zero_point, spec.x_dtype);
+
+  Epilogue e;
+  const int64_t per_group = slots_per_group(h), slots = h.groups * per_group;
+  auto* init = reinterpret_cast<int32_t*>(scratch(Scratch::kEpilogue, static_cast<size_t>(slots) * 12));
+  auto* mult = reinterpret_cast<float*>(init + slots);
+  auto* offset = mult + slots;
+  e.init = init;
+  e.mult = mult;
+  e.bias = offset;
+
+  const bool quantized = spec.dtype == ScalarType::Byte || spec.dtype == ScalarType::Char;
+  double x_scale = static_cast<float>(spec.x_scale), inverse = 1.0;
+  if (quantized) {
+    check_qparams(what, "y", spec.scale, spec.zero_point, spec.dtype);
+    e.zero_point = to_u8_domain(spec.zero_point, spec.dtype);
+    e.lo = static_cast<uint8_t>(to_u8_domain(spec.quant_min, spec.dtype));
+    e.hi = static_cast<uint8_t>(to_u8_domain(spec.quant_max, spec.dtype));
+    e.out_xor = sign_flip(spec.dtype);
+    inverse = 1.0 / static_cast<double>(static_cast<float>(spec.scale));
+  } else {
+    e.output = spec.dtype == ScalarType::Float ? Epilogue::Output::kF32 : Epilogue::Output::kI32;
+  }
+  const double ratio = x_scale * inverse;
+  const int32_t x_zero_point = to_u8_domain(spec.x_zero_point, spec.x_dtype);
+  const int32_t* sums = column_sums(blob);
+  const auto* scales = static_cast<const float*>(w_scale.data_ptr());
+  const int64_t scale_step = w_scale.numel() == 1 ? 0 : 1;
+  const float* biases = bias ? static_cast<const float*>(bias->data_ptr()) : nullptr;
+  bool finite = true;
+  for (int64_t group = 0; group < h.groups; ++group) {
+    int64_t slot = group * per_group;
+    for (int64_t first = 0; first < h.n; ) {
+      const int64_t vectors = h.kind == PackKind::kDepthwise ? 4 : vectors_of_panel(h.n - first, h.lanes, h.panel_vectors);
+      for (int64_t v = 0; v < vectors; ++v)
+        for (int64_t lane = 0; lane < h.lanes; ++lane, ++slot) {
+          const int64_t column = first + panel_column(v, lane, vectors);
+          if (column >= h.n) {
+            init[slot] = 0;
+            mult[slot] = offset[slot] = 0;
+            continue;
+          }
+          const int64_t c = group * h.n + column;
+          // Wraps with the accumulator; their sum is the exact product (numerics.md).
+          init[slot] = static_cast<int32_t>(-static_cast<uint32_t>(x_zero_point) * static_cast<uint32_t>(sums[c]));
+          mult[slot] = static_cast<float>(ratio * static_cast<double>(scales[c * scale_step]));
+          offset[slot] = biases ? static_cast<float>(static_cast<double>(biases[c]) * inverse) : 0.0f;
+          finite = finite && std::isfinite(mult[slot]) && std::isfinite(offset[slot]);
+        }
+      first += vectors * h.lanes;
+    }
+  }
+  require(finite, std::string(what) + ": x_scale * w_scale / y_scale or bias / y_scale is not finite in float32 for some output channel");
+
+  if (tail.residual) {
+    require(quantized, std::string(what) + ": a residual needs an 8-bit output");
+    const ScalarType dtype = tail.residual->scalar_type();
+    check_qparams(what, "residual", tail.residual_scale, tail.residual_zero_point, dtype);
+    check_qparams(what, "sum", tail.sum_scale, tail.sum_zero_point, spec.dtype);
+    const double sum_inverse = 1.0 / static_cast<double>(static_cast<float>(tail.sum_scale));
+    e.residual = bytes(*tail.residual);
+    e.residual_xor = sign_flip(dtype);
+    e.residual_zero_point = to_u8_domain(tail.residual_zero_point, dtype);
+    e.sum_mult = static_cast<float>(static_cast<double>(static_cast<float>(spec.scale)) * sum_inverse);
+    e.residual_mult = static_cast<float>(static_cast<double>(static_cast<float>(tail.residual_scale)) * sum_inverse);
+    e.sum_zero_point = to_u8_domain(tail.sum_zero_point, spec.dtype);
+    e.sum_lo = static_cast<uint8_t>(to_u8_domain(tail.sum_min, spec.dtype));
+    e.sum_hi = static_cast<uint8_t>(to_u8_domain(tail.sum_max, spec.dtype));
+  }
+  if (tail.table) {
+    // Tables map bytes as stored; the kernel looks up in the uint8 domain and flips after.
+    require(quantized && tail.table->numel() == 256 && is_byte(*tail.table) && tail.table->is_contiguous(), std::string(what) + ": table must be 256 contiguous 8-bit values and the output 8 bit");
+    e.table = bytes(*tail.table);
+    if (e.out_xor) {
+      static thread_local uint8_t flipped[256];
+      for (int i = 0; i < 256; ++i) flipped[i ^ 0x80] = e.table[i] ^ 0x80;
+      e.table = flipped;
+    }
+  }
+  return e;
+}
+
+}  // namespace zeropoint

@@ -1,0 +1,35 @@
+// The per-call arrays of an epilogue: initial accumulators, multipliers and biases in panel order.
+#pragma once
+#include "../pack/pack.h"
+#include "../torch_stable.h"
+
+namespace zeropoint {
+
+// What every operator that ends in a requantization is told.
+struct OutputSpec {
+  double x_scale;
+  int64_t x_zero_point;
+  ScalarType x_dtype;
+  double scale;              // ignored unless the output is 8 bit
+  int64_t zero_point, quant_min, quant_max;
+  ScalarType dtype;          // Byte, Char, Float or Int
+};
+
+// Optional tail: residual addition, then table.
+struct TailSpec {
+  OptionalTensor residual;
+  double residual_scale = 1;
+  int64_t residual_zero_point = 0;
+  double sum_scale = 1;
+  int64_t sum_zero_point = 0, sum_min = 0, sum_max = 255;
+  OptionalTensor table;
+};
+
+// Fills `e` for all groups; arrays live in the calling thread's scratch until its next operator. Group g
+// begins at slot g * slots_per_group(h).
+int64_t slots_per_group(const PackedHeader& h);
+Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader& h, const Tensor& w_scale, const OptionalTensor& bias, const OutputSpec& spec, const TailSpec& tail);
+
+void check_qparams(const char* what, const char* name, double scale, int64_t zero_point, ScalarType dtype);
+
+}  // namespace zeropoint

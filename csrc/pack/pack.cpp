@@ -1,0 +1,156 @@
+#include "pack.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+namespace zeropoint {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int32_t weight_at(const WeightView& w, int64_t n, int64_t kh, int64_t kw, int64_t c) {
+  const int32_t zero_point = w.zero_point ? static_cast<int32_t>(w.zero_point[n * w.zero_point_step]) : 0;
+  return w.data[n * w.stride_n + c * w.stride_c + kh * w.stride_h + kw * w.stride_w] - zero_point;
+}
+
+// The part of a 9-bit weight that repeat `repeat` carries.
+int32_t part_of(int32_t w, int64_t repeat) {
+  int32_t part = 0;
+  for (int64_t i = 0; i <= repeat; ++i) {
+    part = std::clamp(w, -128, 127);
+    w -= part;
+  }
+  return part;
+}
+
+template <class F>
+void for_each_weight(const WeightView& w, const F& f) {
+  for (int64_t n = 0; n < w.groups * w.n; ++n)
+    for (int64_t kh = 0; kh < w.kernel_h; ++kh)
+      for (int64_t kw = 0; kw < w.kernel_w; ++kw)
+        for (int64_t c = 0; c < w.channels; ++c) f(n, kh, kw, c, weight_at(w, n, kh, kw, c));
+}
+
+struct TapIndex {
+  int64_t tap, k;
+};
+
+TapIndex tap_of(const PackedHeader& h, const WeightView& w, int64_t kh, int64_t kw, int64_t c) {
+  if (h.kind == PackKind::kMergedRows) return {kh, kw * w.channels + c};
+  return {kh * w.kernel_w + kw, c};
+}
+
+void put(uint8_t* data, int64_t element_bytes, int64_t index, int32_t value) {
+  if (element_bytes == 1) {
+    data[index] = static_cast<uint8_t>(value);
+  } else {
+    const auto wide = static_cast<int16_t>(value);
+    std::memcpy(data + 2 * index, &wide, 2);
+  }
+}
+
+void put_gemm(const WeightView& w, const PackedHeader& h, uint8_t* data, int64_t n, TapIndex at, int32_t value) {
+  const int64_t group = n / w.n, column = n % w.n;
+  const int64_t element = 4 / h.k_per_lane, k_groups = ceil_div(h.kc, h.k_per_lane);
+  const int64_t panel_cols = static_cast<int64_t>(h.lanes) * h.panel_vectors;
+  const int64_t panel = column / panel_cols, in_panel = column % panel_cols;
+  const int64_t vectors = vectors_of_panel(h.n - panel * panel_cols, h.lanes, h.panel_vectors);
+  const int64_t lane = in_panel / (4 * vectors) * 4 + in_panel % 4, vector = in_panel % (4 * vectors) / 4;
+  uint8_t* base = data + group * h.group_bytes + panel * h.unique_taps * h.repeats * k_groups * panel_cols * 4;
+  for (int64_t repeat = 0; repeat < h.repeats; ++repeat) {
+    const int64_t tap = repeat * h.unique_taps + at.tap;
+    const int64_t vector_index = (tap * k_groups + at.k / h.k_per_lane) * vectors + vector;
+    put(base, element, (vector_index * h.lanes + lane) * h.k_per_lane + at.k % h.k_per_lane, part_of(value, repeat));
+  }
+}
+
+void put_depthwise(const PackedHeader& h, uint8_t* data, int64_t channel, int64_t kh, int64_t kw, int32_t value) {
+  const int64_t element = 4 / h.k_per_lane, block_cols = 4 * static_cast<int64_t>(h.lanes);
+  const int64_t row_groups = ceil_div(h.unique_taps / h.kernel_w, 4);
+  const int64_t block = channel / block_cols, in_block = channel % block_cols;
+  const int64_t lane = in_block / 16 * 4 + in_block % 4, vector = in_block % 16 / 4;
+  for (int64_t repeat = 0; repeat < h.repeats; ++repeat) {
+    const int64_t vector_index = (((block * h.repeats + repeat) * h.kernel_w + kw) * row_groups + kh / 4) * 4 + vector;
+    const int64_t row = kh % 4;
+    // int16 on vector sets: [rows 0 and 2 of all lanes][rows 1 and 3 of all lanes].
+    const bool split = element == 2 && h.lanes > 4;
+    const int64_t within = split ? row % 2 * 2 * h.lanes + lane * 2 + row / 2 : lane * 4 + row;
+    put(data, element, vector_index * 4 * h.lanes + within, part_of(value, repeat));
+  }
+}
+
+}  // namespace
+
+PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& table) {
+  int32_t lowest = 0, highest = 0;
+  int64_t worst = 0, column = -1, sum = 0, worst_column = 0;
+  for_each_weight(w, [&](int64_t n, int64_t, int64_t, int64_t, int32_t value) {
+    if (n != column) {
+      column = n;
+      sum = 0;
+    }
+    sum += value < 0 ? -value : value;
+    if (sum > worst) {
+      worst = sum;
+      worst_column = n;
+    }
+    lowest = std::min(lowest, value);
+    highest = std::max(highest, value);
+  });
+  if (worst * 255 > std::numeric_limits<int32_t>::max())
+    throw std::invalid_argument("pack weight: output channel " + std::to_string(worst_column) + " has sum |w| = " + std::to_string(worst) + "; an int32 accumulator holds at most 2^31 - 1 = 255 * 8421504. Split the reduction or use a larger weight scale.");
+  PackedHeader h = {};
+  h.magic = kPackMagic;
+  h.version = kPackVersion;
+  h.kind = kind;
+  h.lanes = table.lanes;
+  h.k_per_lane = table.k_per_lane;
+  h.panel_vectors = kind == PackKind::kDepthwise ? 4 : table.panel_vectors;
+  h.repeats = std::max<int64_t>(1, std::max(ceil_div(highest, 127), ceil_div(-lowest, 128)));
+  h.kernel_w = w.kernel_w;
+  if (kind == PackKind::kDepthwise) {
+    h.groups = 1;
+    h.n = w.groups;
+    h.unique_taps = w.kernel_h * w.kernel_w;
+    h.kc = 1;
+    const int64_t blocks = ceil_div(h.n, 4 * h.lanes);
+    h.group_bytes = blocks * h.repeats * w.kernel_w * ceil_div(w.kernel_h, 4) * 4 * h.lanes * 4 * (4 / h.k_per_lane);
+  } else {
+    h.groups = w.groups;
+    h.n = w.n;
+    h.unique_taps = kind == PackKind::kMergedRows ? w.kernel_h : w.kernel_h * w.kernel_w;
+    h.kc = kind == PackKind::kMergedRows ? w.kernel_w * w.channels : w.channels;
+    h.group_bytes = h.unique_taps * h.repeats * ceil_div(h.kc, h.k_per_lane) * ceil_div(h.n, h.lanes) * h.lanes * 4;
+  }
+  h.data_offset = ceil_div(static_cast<int64_t>(sizeof(PackedHeader)) + h.groups * h.n * 4, 64) * 64;
+  h.total_bytes = h.data_offset + h.groups * h.group_bytes;
+  return h;
+}
+
+void pack_weights(const WeightView& w, const PackedHeader& h, uint8_t* blob) {
+  std::memset(blob, 0, static_cast<size_t>(h.total_bytes));
+  std::memcpy(blob, &h, sizeof h);
+  auto* sums = reinterpret_cast<int32_t*>(blob + sizeof h);
+  uint8_t* data = blob + h.data_offset;
+  for_each_weight(w, [&](int64_t n, int64_t kh, int64_t kw, int64_t c, int32_t value) {
+    sums[n] += value;
+    if (h.kind == PackKind::kDepthwise)
+      put_depthwise(h, data, n, kh, kw, value);
+    else
+      put_gemm(w, h, data, n, tap_of(h, w, kh, kw, c), value);
+  });
+}
+
+const PackedHeader& read_header(const uint8_t* blob, int64_t bytes, const KernelTable& table, const char* what) {
+  const auto& h = *reinterpret_cast<const PackedHeader*>(blob);
+  if (bytes < static_cast<int64_t>(sizeof(PackedHeader)) || h.magic != kPackMagic || h.version != kPackVersion || h.total_bytes != bytes)
+    throw std::invalid_argument(std::string(what) + ": `packed` is not a packed weight of this version; make it with the matching *_pack operator");
+  if (h.lanes != table.lanes || h.k_per_lane != table.k_per_lane)
+    throw std::invalid_argument(std::string(what) + ": `packed` was laid out for another instruction set than " + table.name + "; pack the weight again");
+  return h;
+}
+
+}  // namespace zeropoint

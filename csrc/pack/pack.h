@@ -1,0 +1,66 @@
+// Packed weights: one uint8 blob with a header, laid out for one instruction set's vectors.
+//
+//   PackedHeader | column sums int32[groups * n] | padding to 64 | data
+//
+// GEMM data, per group: panels of `panel_vectors` vectors of columns (the last may be narrower), each
+//   [tap][k / k_per_lane][vector][lane][k % k_per_lane], int8, or int16 where A is widened; column
+//   order within a panel as in epilogue.h.
+// Depthwise data: blocks of 4 vectors of channels, each [repeat][kernel column][group of 4 kernel
+//   rows][vector][lane][row], int8 or int16 (for int16: per vector the even rows of all lanes, then the
+//   odd ones, on vector sets; [lane][row] on scalar).
+//
+// Weights enter as w - w_zero_point, which needs 9 bits when the zero point is not 0. Such weights are
+// split into `repeats` int8 terms that see the same taps: exact, at the price of repeating the work.
+#pragma once
+#include <cstdint>
+
+#include "../kernels/kernel_table.h"
+
+namespace zeropoint {
+
+enum class PackKind : int32_t {
+  kDirect,      // one tap per kernel position, kc = channels per group
+  kMergedRows,  // one tap per kernel row, kc = kernel_w * channels (few channels)
+  kDepthwise,   // one channel per group, one filter each
+};
+
+struct PackedHeader {
+  uint32_t magic, version;
+  PackKind kind;
+  int32_t lanes, k_per_lane, panel_vectors;
+  int64_t groups, n, unique_taps, repeats, kc;
+  int64_t kernel_w;     // depthwise: kernel columns; unique_taps = kernel_h * kernel_w
+  int64_t data_offset;  // bytes
+  int64_t group_bytes;  // bytes of data per group
+  int64_t total_bytes;
+};
+
+constexpr uint32_t kPackMagic = 0x4B50505AU;  // "ZPPK"
+constexpr uint32_t kPackVersion = 1;
+
+// Integer weights as [groups * n][unique_taps][kc], addressed through strides in elements.
+struct WeightView {
+  const int8_t* data;
+  int64_t groups, n, kernel_h, kernel_w, channels;  // channels per group
+  int64_t stride_n, stride_c, stride_h, stride_w;
+  const int64_t* zero_point;  // null: all 0
+  int64_t zero_point_step;    // 0: one for all, 1: one per output channel
+};
+
+// Throws std::invalid_argument if an int32 accumulator could overflow: sum |w| * 255 > 2^31 - 1.
+PackedHeader plan_pack(const WeightView&, PackKind, const KernelTable&);
+void pack_weights(const WeightView&, const PackedHeader&, uint8_t* blob);
+// Checks magic, version, size and layout; `what` names the operation in the error.
+const PackedHeader& read_header(const uint8_t* blob, int64_t bytes, const KernelTable&, const char* what);
+
+inline const int32_t* column_sums(const uint8_t* blob) { return reinterpret_cast<const int32_t*>(blob + sizeof(PackedHeader)); }
+
+// Column of slot (vector, lane) in a panel of `vectors` vectors.
+inline int64_t panel_column(int64_t vector, int64_t lane, int64_t vectors) { return lane / 4 * 4 * vectors + 4 * vector + lane % 4; }
+
+// Vectors in the panel that starts `left` columns before the end.
+inline int64_t vectors_of_panel(int64_t left, int64_t lanes, int64_t panel_vectors) {
+  return left >= lanes * panel_vectors ? panel_vectors : (left + lanes - 1) / lanes;
+}
+
+}  // namespace zeropoint

@@ -1,0 +1,113 @@
+// The only file that includes torch headers: the stable ABI (style: no C++ symbol of libtorch, no
+// Python.h, so that one build serves every Python and every torch from 2.10 on), and the few helpers
+// that operators share.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace zeropoint {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+inline void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+// aoti_torch_empty_strided costs half of aten::empty through the dispatcher.
+inline Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& sizes) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t step = 1;
+  for (size_t i = sizes.size(); i-- > 0;) {
+    strides[i] = step;
+    step *= sizes[i] > 1 ? sizes[i] : 1;
+  }
+  return strides;
+}
+
+inline std::vector<int64_t> channels_last_strides(const std::vector<int64_t>& nchw) {
+  const int64_t c = nchw[1], w = nchw[3], h = nchw[2];
+  return {c * (w > 1 ? w : 1) * (h > 1 ? h : 1), 1, c * (w > 1 ? w : 1), c};
+}
+
+inline Tensor empty_contiguous(const std::vector<int64_t>& sizes, ScalarType dtype) { return empty_strided(sizes, contiguous_strides(sizes), dtype); }
+
+inline std::vector<int64_t> sizes_of(const Tensor& t) {
+  const auto s = t.sizes();
+  return {s.begin(), s.end()};
+}
+inline std::vector<int64_t> strides_of(const Tensor& t) {
+  const auto s = t.strides();
+  return {s.begin(), s.end()};
+}
+
+inline bool is_byte(const Tensor& t) { return t.scalar_type() == ScalarType::Byte || t.scalar_type() == ScalarType::Char; }
+// XOR mask that takes the tensor's bytes to the kernels' uint8 domain, and the shift of zero points.
+inline uint8_t sign_flip(ScalarType dtype) { return dtype == ScalarType::Char ? 0x80 : 0; }
+inline int32_t to_u8_domain(int64_t q, ScalarType dtype) { return static_cast<int32_t>(q) + (dtype == ScalarType::Char ? 128 : 0); }
+
+inline uint8_t* bytes(const Tensor& t) { return static_cast<uint8_t*>(t.data_ptr()); }
+
+// True if elements of size > 1 dimensions are laid out as NHWC without gaps.
+inline bool is_channels_last(const Tensor& t) {
+  if (t.dim() != 4) return false;
+  const auto sizes = sizes_of(t), strides = strides_of(t), want = channels_last_strides(sizes);
+  for (size_t i = 0; i < 4; ++i)
+    if (sizes[i] > 1 && strides[i] != want[i]) return false;
+  return true;
+}
+
+inline Tensor to_channels_last(const Tensor& t) {
+  return is_channels_last(t) ? t : torch::stable::contiguous(t, torch::headeronly::MemoryFormat::ChannelsLast);
+}
+
+// Elementwise operators keep a gapless layout (contiguous or NHWC) and make anything else contiguous.
+inline Tensor dense(const Tensor& t) { return t.is_contiguous() || is_channels_last(t) ? t : torch::stable::contiguous(t); }
+inline Tensor empty_like_dense(const Tensor& t, ScalarType dtype) {
+  const auto sizes = sizes_of(t);
+  return empty_strided(sizes, !t.is_contiguous() && is_channels_last(t) ? channels_last_strides(sizes) : contiguous_strides(sizes), dtype);
+}
+inline bool same_layout(const Tensor& a, const Tensor& b) {
+  return (a.is_contiguous() && b.is_contiguous()) || (is_channels_last(a) && is_channels_last(b));
+}
+
+// Per-thread memory that only grows: steady state allocates nothing but outputs. Slots keep the uses of
+// one call apart; the calling thread also works in parallel_for.
+enum class Scratch { kWorker, kEpilogue, kInput, kCount };
+inline uint8_t* scratch(Scratch slot, size_t size) {
+  static thread_local std::vector<uint8_t> buffers[static_cast<int>(Scratch::kCount)];
+  auto& buffer = buffers[static_cast<int>(slot)];
+  if (buffer.size() < size + 64) buffer.resize(size + 64);
+  const auto address = reinterpret_cast<uintptr_t>(buffer.data());
+  return buffer.data() + (64 - address % 64) % 64;
+}
+
+// Runs f(begin, end) over [0, n) on torch's threads; `cost` is the work of one item in multiply-adds or
+// bytes, and pieces below `kGrain` of it are not worth waking a thread for.
+template <class F>
+void parallel(int64_t n, int64_t cost, const F& f) {
+  constexpr int64_t kGrain = 32768;
+  const int64_t grain = cost > 0 ? std::max<int64_t>(1, kGrain / cost) : 1;
+  if (n <= grain) {
+    if (n > 0) f(int64_t{0}, n);
+    return;
+  }
+  torch::stable::parallel_for(0, n, grain, f);
+}
+
+}  // namespace zeropoint
