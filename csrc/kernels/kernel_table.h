@@ -65,7 +65,7 @@ struct DepthwiseParams {
   int64_t repeats;                 // 1, or 2 for wide weights
   const uint8_t* pad_row;          // channels bytes of the input's zero point
   const uint8_t* weight;           // packed (pack.h)
-  uint8_t* out;                    // NHWC
+  void* out;                       // NHWC
   Epilogue epilogue;
 };
 
@@ -109,6 +109,8 @@ struct KernelTable {
   void (*add)(const BinaryParams&, int64_t n);
   void (*mul)(const BinaryParams&, int64_t n);
   void (*lookup)(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
+  int32_t (*dot_peak)(int64_t iterations);  // for benchmarks: dot_peak_ops additions and multiplications each
+  int64_t dot_peak_ops;
 };
 
 extern const KernelTable kScalarTable;

@@ -1,4 +1,6 @@
 // What zeropoint.backend asks the library: which instruction sets there are, and which one is in use.
+#include <atomic>
+
 #include "../kernels/dispatch.h"
 #include "../torch_stable.h"
 
@@ -15,6 +17,12 @@ bool available(int64_t index) {
   require(index >= 0 && index < isa_count(), "isa_available: no instruction set number " + std::to_string(index));
   return isa_at(static_cast<int>(index)).available;
 }
+// Operations done in `iterations` rounds of the dot product on registers.
+int64_t dot_peak(int64_t iterations) {
+  static std::atomic<int32_t> sink;
+  sink = kernels().dot_peak(iterations);
+  return iterations * kernels().dot_peak_ops;
+}
 void select(int64_t index) { select_isa(static_cast<int>(index)); }
 
 }  // namespace
@@ -24,6 +32,7 @@ STABLE_TORCH_LIBRARY_IMPL(zeropoint, CompositeExplicitAutograd, m) {
   m.impl("isa_count", TORCH_BOX(&count));
   m.impl("isa_name", TORCH_BOX(&name));
   m.impl("isa_available", TORCH_BOX(&available));
+  m.impl("isa_dot_peak", TORCH_BOX(&dot_peak));
   m.impl("isa_select", TORCH_BOX(&select));
 }
 

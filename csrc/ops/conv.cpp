@@ -1,5 +1,6 @@
 // zeropoint::conv2d and its packing: picks depthwise, merged-row (few channels) or direct implicit GEMM.
 #include <algorithm>
+#include <cstring>
 
 #include "gemm.h"
 
@@ -42,6 +43,13 @@ Tensor conv2d_pack(Tensor weight, OptionalTensor zero_point, std::vector<int64_t
   return blob;
 }
 
+// One row of planes to one row of pixels.
+template <int Channels>
+void interleave(const uint8_t* __restrict in, int64_t plane, int64_t step, int64_t width, uint8_t* __restrict out) {
+  for (int64_t w = 0; w < width; ++w)
+    for (int c = 0; c < Channels; ++c) out[w * Channels + c] = in[w * step + c * plane];
+}
+
 // Copies x, in any layout and signedness, to NHWC with a border of zero points, so that the kernel never
 // meets an edge and may read past a pixel's end.
 const uint8_t* padded_copy(const Tensor& x, uint8_t zero_point, ConvGeometry& g) {
@@ -61,12 +69,15 @@ const uint8_t* padded_copy(const Tensor& x, uint8_t zero_point, ConvGeometry& g)
       if (!inside) continue;
       const uint8_t* in = source + row / height * stride[0] + h * stride[2];
       out += pad_w * channels;
-      if (stride[1] == 1 && stride[3] == channels) {
-        for (int64_t i = 0; i < in_w * channels; ++i) out[i] = in[i] ^ flip;
-      } else {
-        for (int64_t c = 0; c < channels; ++c)
-          for (int64_t w = 0; w < in_w; ++w) out[w * channels + c] = in[w * stride[3] + c * stride[1]] ^ flip;
-      }
+      if (stride[1] == 1 && stride[3] == channels)
+        std::memcpy(out, in, static_cast<size_t>(in_w * channels));
+      else if (channels == 3)
+        interleave<3>(in, stride[1], stride[3], in_w, out);
+      else
+        for (int64_t w = 0; w < in_w; ++w)
+          for (int64_t c = 0; c < channels; ++c) out[w * channels + c] = in[w * stride[3] + c * stride[1]];
+      if (flip)
+        for (int64_t i = 0; i < in_w * channels; ++i) out[i] ^= flip;
       std::fill_n(out + in_w * channels, pad_w * channels, zero_point);
     }
   });
@@ -138,7 +149,7 @@ Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
     pad_row = input;  // kernel rows past the last are read with weight 0: any readable bytes do
   }
 
-  if (h.kind == PackKind::kDepthwise && dtype != ScalarType::Float && dtype != ScalarType::Int && !residual) {
+  if (h.kind == PackKind::kDepthwise) {
     DepthwiseParams p = {};
     p.x = input;
     p.conv = g;
@@ -147,13 +158,12 @@ Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
     p.repeats = h.repeats;
     p.pad_row = pad_row;
     p.weight = bytes(packed) + h.data_offset;
-    p.out = bytes(out);
+    p.out = out.data_ptr();
     p.epilogue = epilogue;
     const size_t scratch_bytes = kernel.depthwise_scratch(p);
     parallel(batch * g.out_h, g.out_w * channels * kernel_h * kernel_w / 8, [&](int64_t begin, int64_t end) { kernel.depthwise(p, begin, end, scratch(Scratch::kWorker, scratch_bytes)); });
     return out;
   }
-  require(h.kind != PackKind::kDepthwise, "conv2d: a depthwise convolution has neither a float32 or int32 output nor a residual");
 
   IgemmParams p = {};
   p.a_stride = channels;

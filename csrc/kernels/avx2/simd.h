@@ -32,6 +32,9 @@ struct Avx2 {
   static F32 min(F32 a, F32 b) { return _mm256_min_ps(a, b); }
   static I32 round_i32(F32 v) { return _mm256_cvtps_epi32(v); }
 
+  // Keeps v in a register, opaque to the optimiser.
+  static void keep(I32& v) { __asm__ volatile("" : "+x"(v)); }
+
   static I32 broadcast_a(const uint8_t* p) {
     int32_t pair;
     __builtin_memcpy(&pair, p, 4);

@@ -29,6 +29,9 @@ struct Avx512Vnni {
   static F32 min(F32 a, F32 b) { return _mm512_min_ps(a, b); }
   static I32 round_i32(F32 v) { return _mm512_cvtps_epi32(v); }
 
+  // Keeps v in a register, opaque to the optimiser.
+  static void keep(I32& v) { __asm__ volatile("" : "+v"(v)); }
+
   static I32 broadcast_a(const uint8_t* p) {
     int32_t four;
     __builtin_memcpy(&four, p, 4);
@@ -74,10 +77,16 @@ struct Avx512Vnni {
   template <int NV>
   static void store_u8(uint8_t* p, U8 bytes, int count) {
     if constexpr (NV < 4) bytes = _mm512_maskz_compress_epi32(lane_mask<NV>(), bytes);
-    if (NV == 4 && count == 64)
+    // Byte-masked stores are slow on Zen 4: whole 16-byte pieces go without a mask.
+    if (NV == 4 && count == 64) {
       _mm512_storeu_si512(p, bytes);
-    else
+    } else if (count % 16 == 0) {
+      if (count >= 32) _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(bytes));
+      if (count == 48) _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 32), _mm512_extracti32x4_epi32(bytes, 2));
+      if (count == 16) _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_castsi512_si128(bytes));
+    } else {
       _mm512_mask_storeu_epi8(p, first(count), bytes);
+    }
   }
   template <int NV>
   static U8 load_u8(const uint8_t* p, int count) {

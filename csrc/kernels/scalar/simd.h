@@ -77,6 +77,9 @@ struct Scalar {
     });
   }
 
+  // Opaque to the optimiser.
+  static void keep(I32& v) { __asm__ volatile("" : "+m"(v)); }
+
   static I32 broadcast_a(const uint8_t* p) {
     int32_t pair;
     __builtin_memcpy(&pair, p, 4);

@@ -46,9 +46,9 @@ void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, in
 }
 
 // One output pixel: `Taps` kernel columns when known at compile time (weights stay in registers),
-// 0 for any number.
+// 0 for any number. `first` is the index of the first output pixel.
 template <class V, int Taps>
-inline void depthwise_pixels(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t pixels, int64_t channel, int count, uint8_t* out) {
+inline void depthwise_pixels(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t first, int64_t pixels, int64_t channel, int count) {
   const ConvGeometry& g = p.conv;
   const int64_t groups = row_groups(p);
   const int64_t column_bytes = groups * 16 * V::kLanes;
@@ -79,7 +79,15 @@ inline void depthwise_pixels(const DepthwiseParams& p, const uint8_t* buffer, co
             for (int v = 0; v < 4; ++v) acc[0][v] = V::dot_dw(acc[0][v], V::load_i32(column + v * V::kLanes), V::load_dw(w + v * V::kDwBytes));
           }
     }
-    store_u8<V, 1, 4>(p.epilogue, acc, channel, out + pixel * p.channels, 0, count);
+    const int64_t offset = (first + pixel) * p.channels + channel;
+    if (p.epilogue.output == Epilogue::Output::kU8 && !p.epilogue.residual) {
+      store_u8<V, 1, 4>(p.epilogue, acc, channel, static_cast<uint8_t*>(p.out) + offset, 0, count);
+    } else {
+      alignas(64) int32_t spilled[4 * V::kLanes];
+#pragma GCC unroll 8
+      for (int v = 0; v < 4; ++v) V::store_i32(spilled + v * V::kLanes, acc[0][v]);
+      store_general<V, 4>(p.epilogue, spilled, channel, p.out, offset, first + pixel, channel, count);
+    }
   }
 }
 
@@ -95,16 +103,16 @@ void depthwise(const DepthwiseParams& p, int64_t row0, int64_t row1, uint8_t* sc
     const uint8_t* image = p.x + n * g.image_stride;
     for (int64_t ow = 0; ow < g.out_w; ow += kDepthwisePixels) {
       const int64_t pixels = g.out_w - ow < kDepthwisePixels ? g.out_w - ow : kDepthwisePixels;
-      uint8_t* out = p.out + (row * g.out_w + ow) * p.channels;
+      const int64_t first = row * g.out_w + ow;
       for (int64_t channel = 0; channel < p.channels; channel += kBlock) {
         const int64_t left = p.channels - channel;
         const int count = left < kBlock ? static_cast<int>(left) : kBlock;
         const uint8_t* weight = p.weight + channel / kBlock * block_bytes;
         fill_columns<V>(p, image, oh * g.stride_h - g.pad_h, ow * g.stride_w - g.pad_w, buffer_columns(g, pixels), channel, count, scratch);
         if (three)
-          depthwise_pixels<V, 3>(p, scratch, weight, pixels, channel, count, out + channel);
+          depthwise_pixels<V, 3>(p, scratch, weight, first, pixels, channel, count);
         else
-          depthwise_pixels<V, 0>(p, scratch, weight, pixels, channel, count, out + channel);
+          depthwise_pixels<V, 0>(p, scratch, weight, first, pixels, channel, count);
       }
     }
   }

@@ -83,21 +83,31 @@ void requantize(const int32_t* acc, int64_t n, float mult, int32_t zero_point, u
 
 inline uint8_t clamp_u8(uint8_t q, uint8_t lo, uint8_t hi) { return q < lo ? lo : q > hi ? hi : q; }
 
+// Fields are copied to locals: a byte store may alias anything, the struct included, and would keep the
+// loops from vectorising.
 void add(const BinaryParams& p, int64_t n) {
-  const BinaryParams q = p;
+  const uint8_t *__restrict a = p.a, *__restrict b = p.b;
+  uint8_t* __restrict out = p.out;
+  const int32_t za = p.a_zero_point, zb = p.b_zero_point, zy = p.out_zero_point;
+  const uint8_t xa = p.a_xor, xb = p.b_xor, xy = p.out_xor, lo = p.lo, hi = p.hi;
+  const float ma = p.a_mult, mb = p.b_mult;
   for (int64_t i = 0; i < n; ++i) {
-    const float a = static_cast<float>((q.a[i] ^ q.a_xor) - q.a_zero_point) * q.a_mult;
-    const float b = static_cast<float>((q.b[i] ^ q.b_xor) - q.b_zero_point) * q.b_mult;
-    q.out[i] = clamp_u8(round_to_u8(a + b, q.out_zero_point), q.lo, q.hi) ^ q.out_xor;
+    const float fa = static_cast<float>((a[i] ^ xa) - za) * ma;
+    const float fb = static_cast<float>((b[i] ^ xb) - zb) * mb;
+    out[i] = clamp_u8(round_to_u8(fa + fb, zy), lo, hi) ^ xy;
   }
 }
 
 void mul(const BinaryParams& p, int64_t n) {
-  const BinaryParams q = p;
+  const uint8_t *__restrict a = p.a, *__restrict b = p.b;
+  uint8_t* __restrict out = p.out;
+  const int32_t za = p.a_zero_point, zb = p.b_zero_point, zy = p.out_zero_point;
+  const uint8_t xa = p.a_xor, xb = p.b_xor, xy = p.out_xor, lo = p.lo, hi = p.hi;
+  const float m = p.a_mult;
   for (int64_t i = 0; i < n; ++i) {
     // |product| <= 255 * 255: exact in float32.
-    const int32_t product = ((q.a[i] ^ q.a_xor) - q.a_zero_point) * ((q.b[i] ^ q.b_xor) - q.b_zero_point);
-    q.out[i] = clamp_u8(round_to_u8(static_cast<float>(product) * q.a_mult, q.out_zero_point), q.lo, q.hi) ^ q.out_xor;
+    const int32_t product = ((a[i] ^ xa) - za) * ((b[i] ^ xb) - zb);
+    out[i] = clamp_u8(round_to_u8(static_cast<float>(product) * m, zy), lo, hi) ^ xy;
   }
 }
 

@@ -33,32 +33,38 @@ inline void advance(const ConvGeometry& g, RowCursor& c) {
   }
 }
 
-// Fills pointers[tap * stride + r] for the rows m .. m + rows.
-inline void row_pointers(const IgemmParams& p, int64_t m, int rows, int64_t stride, const uint8_t** pointers) {
+// Byte offset of each tap from an output pixel's first tap.
+inline void tap_offsets(const IgemmParams& p, int64_t* offsets) {
+  for (int64_t t = 0; t < p.taps; ++t) {
+    const int64_t tap = t % p.unique_taps;
+    offsets[t] = p.conv ? tap / p.conv->kernel_w * p.conv->dilation_h * p.conv->row_stride + tap % p.conv->kernel_w * p.conv->dilation_w * p.a_stride : 0;
+  }
+}
+
+// Fills pointers[tap * kMaxRows + r] for the `rows` output rows from the cursor on, and moves it past them.
+inline void row_pointers(const IgemmParams& p, const int64_t* offsets, int64_t m, int rows, RowCursor& c, const uint8_t** pointers) {
   if (!p.conv) {
     for (int r = 0; r < rows; ++r)
-      for (int64_t t = 0; t < p.taps; ++t) pointers[t * stride + r] = p.a + (m + r) * p.a_stride;
+      for (int64_t t = 0; t < p.taps; ++t) pointers[t * kMaxRows + r] = p.a + (m + r) * p.a_stride;
     return;
   }
   const ConvGeometry& g = *p.conv;
   const int64_t kernel_h = p.unique_taps / g.kernel_w;
-  RowCursor c = cursor_at(g, m);
-  for (int r = 0; r < rows; ++r) {
+  const int64_t last_h = g.in_h - (kernel_h - 1) * g.dilation_h, last_w = g.in_w - (g.kernel_w - 1) * g.dilation_w;
+  for (int r = 0; r < rows; ++r, advance(g, c)) {
     const int64_t h0 = c.oh * g.stride_h - g.pad_h, w0 = c.ow * g.stride_w - g.pad_w;
-    const uint8_t* image = p.a + c.n * g.image_stride;
+    const uint8_t* base = p.a + c.n * g.image_stride + h0 * g.row_stride + w0 * p.a_stride;
     const uint8_t** dst = pointers + r;
-    for (int64_t kh = 0; kh < kernel_h; ++kh) {
-      const int64_t h = h0 + kh * g.dilation_h;
-      const bool row_inside = h >= 0 && h < g.in_h;
-      for (int64_t kw = 0; kw < g.kernel_w; ++kw, dst += stride) {
-        const int64_t w = w0 + kw * g.dilation_w;
-        *dst = row_inside && w >= 0 && w < g.in_w ? image + h * g.row_stride + w * p.a_stride : p.pad_row;
-      }
+    if (h0 >= 0 && h0 < last_h && w0 >= 0 && w0 < last_w) {
+      for (int64_t t = 0; t < p.taps; ++t) dst[t * kMaxRows] = base + offsets[t];
+      continue;
     }
-    advance(g, c);
+    for (int64_t t = 0; t < p.taps; ++t) {
+      const int64_t tap = t % p.unique_taps;
+      const int64_t h = h0 + tap / g.kernel_w * g.dilation_h, w = w0 + tap % g.kernel_w * g.dilation_w;
+      dst[t * kMaxRows] = h >= 0 && h < g.in_h && w >= 0 && w < g.in_w ? base + offsets[t] : p.pad_row;
+    }
   }
-  for (int64_t t = p.unique_taps; t < p.taps; ++t)
-    for (int r = 0; r < rows; ++r) pointers[t * stride + r] = pointers[(t - p.unique_taps) * stride + r];
 }
 
 // Splits `rows` rows into the fewest tiles of at most kMaxRows, all of about the same height.
@@ -138,7 +144,7 @@ constexpr int64_t kChunkRows = kChunkTiles * kMaxRows;
 
 template <class V>
 size_t igemm_scratch(const IgemmParams& p) {
-  size_t bytes = static_cast<size_t>(kChunkRows * p.taps) * sizeof(void*);
+  size_t bytes = static_cast<size_t>((kChunkRows + 1) * p.taps) * sizeof(void*);
   if constexpr (V::kWidenA) bytes += static_cast<size_t>(kChunkRows * p.unique_taps * ceil_div(p.kc, 2)) * 4 + 64;
   return bytes;
 }
@@ -148,17 +154,20 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
   const int64_t groups = ceil_div(p.kc, V::kWidenA ? 2 : 4);
   const int64_t panel_cols = V::kPanelVectors * V::kLanes;
   const int64_t panel_bytes = p.taps * groups * panel_cols * 4;
-  auto* pointers = reinterpret_cast<const uint8_t**>(scratch);
+  auto* offsets = reinterpret_cast<int64_t*>(scratch);
+  auto* pointers = reinterpret_cast<const uint8_t**>(scratch + p.taps * sizeof(int64_t));
+  tap_offsets(p, offsets);
+  RowCursor cursor = p.conv ? cursor_at(*p.conv, m0) : RowCursor{};
   for (int64_t chunk = m0; chunk < m1; chunk += kChunkRows) {
     const int64_t rows = m1 - chunk < kChunkRows ? m1 - chunk : kChunkRows;
     const Tiling tiling(rows);
     int64_t m = chunk;
     for (int64_t i = 0; i < tiling.count; ++i) {
       const uint8_t** block = pointers + i * kMaxRows * p.taps;
-      row_pointers(p, m, tiling.rows(i), kMaxRows, block);
+      row_pointers(p, offsets, m, tiling.rows(i), cursor, block);
       if constexpr (V::kWidenA) {
         // The 16-bit copies of each row's taps, side by side; repeated taps share one copy.
-        auto* wide = reinterpret_cast<int16_t*>(scratch + kChunkRows * p.taps * sizeof(void*));
+        auto* wide = reinterpret_cast<int16_t*>(scratch + (kChunkRows + 1) * p.taps * sizeof(void*));
         for (int r = 0; r < tiling.rows(i); ++r) {
           int16_t* row = wide + (m - chunk + r) * p.unique_taps * groups * 2;
           for (int64_t t = 0; t < p.unique_taps; ++t, row += groups * 2) {

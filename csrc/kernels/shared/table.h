@@ -3,6 +3,7 @@
 #include "depthwise.h"
 #include "elementwise.h"
 #include "igemm.h"
+#include "peak.h"
 #include "pool.h"
 
 namespace zeropoint {
@@ -30,6 +31,8 @@ constexpr KernelTable make_table(const char* name) {
       .add = add,
       .mul = mul,
       .lookup = lookup,
+      .dot_peak = dot_peak<V>,
+      .dot_peak_ops = int64_t{2} * kPeakChains * V::kLanes * (V::kWidenA ? 2 : 4),
   };
 }
 

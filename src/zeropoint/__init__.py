@@ -1,0 +1,1 @@
+from zeropoint import ops, backend

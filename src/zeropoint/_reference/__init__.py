@@ -1,0 +1,35 @@
+"""The specification of every operator, in plain PyTorch, for any device.
+
+Slow on purpose: integer sums are taken in float64, which is exact below 2^53, and every rounding of
+docs/numerics.md is written out. Native kernels are tested to equal these bit for bit.
+"""
+
+from zeropoint._reference.conv import conv2d, conv2d_pack
+from zeropoint._reference.elementwise import add, lookup, mul
+from zeropoint._reference.linear import linear, linear_pack
+from zeropoint._reference.pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from zeropoint._reference.quantize import (
+    dequantize_per_channel,
+    dequantize_per_tensor,
+    quantize_per_channel,
+    quantize_per_tensor,
+    requantize,
+)
+
+__all__ = [
+    "adaptive_avg_pool2d",
+    "add",
+    "avg_pool2d",
+    "conv2d",
+    "conv2d_pack",
+    "dequantize_per_channel",
+    "dequantize_per_tensor",
+    "linear",
+    "linear_pack",
+    "lookup",
+    "max_pool2d",
+    "mul",
+    "quantize_per_channel",
+    "quantize_per_tensor",
+    "requantize",
+]

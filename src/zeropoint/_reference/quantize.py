@@ -1,0 +1,103 @@
+"""Quantize, dequantize and the roundings they share."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = [
+    "dequantize_per_channel",
+    "dequantize_per_tensor",
+    "f32",
+    "fma32",
+    "integer_range",
+    "keep_layout",
+    "quantize_per_channel",
+    "quantize_per_tensor",
+    "requantize",
+    "round_clamp",
+]
+
+
+def f32(value: float) -> float:
+    """``value`` rounded to float32, as a Python float."""
+    return float(torch.tensor(value, dtype=torch.float64).to(torch.float32))
+
+
+def integer_range(dtype: torch.dtype) -> tuple[int, int]:
+    info = torch.iinfo(dtype)
+    return info.min, info.max
+
+
+def keep_layout(result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """``result`` in the layout kernels give: channels_last if ``like`` is that and not contiguous."""
+    if not like.is_contiguous() and like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
+        return result.contiguous(memory_format=torch.channels_last)
+    return result.contiguous()
+
+
+def fma32(a: torch.Tensor, b: float, c: float) -> torch.Tensor:
+    """``a * b + c`` for float32 values, rounded once to float32.
+
+    The product of two float32 is exact in float64. The sum is rounded to odd there (its last bit set
+    when anything was lost), after which rounding to float32 cannot round twice.
+    """
+    product = a.double() * b
+    total = product + c
+    virtual = total - product
+    error = (product - (total - virtual)) + (c - virtual)
+    even = (total.view(torch.int64) & 1) == 0
+    infinity = torch.tensor(float("inf"), dtype=torch.float64, device=a.device)
+    toward = torch.where(error > 0, infinity, -infinity)
+    odd = torch.where((error != 0) & even & torch.isfinite(total), torch.nextafter(total, toward), total)
+    return odd.float()
+
+
+def round_clamp(value: torch.Tensor, zero_point: torch.Tensor | int, low: int, high: int, dtype: torch.dtype) -> torch.Tensor:
+    """``clamp(round_half_even(value) + zero_point, low, high)``; float64 holds all of it exactly."""
+    return torch.clamp(torch.round(value).double() + zero_point, low, high).to(dtype)
+
+
+def quantize_per_tensor(x: torch.Tensor, scale: float, zero_point: int, dtype: torch.dtype) -> torch.Tensor:
+    """``clamp(round_half_even(fma(x, 1 / scale, zero_point)))``; NaN becomes ``zero_point``.
+
+    torch.quantize_per_tensor on CPU in 2.13, bit for bit, but for NaN.
+    """
+    inverse = float(torch.tensor(1.0) / torch.tensor(scale, dtype=torch.float32))
+    value = fma32(x, inverse, float(torch.tensor(float(zero_point), dtype=torch.float32)))
+    low, high = integer_range(dtype)
+    clamped = torch.clamp(torch.round(value).double(), low, high)
+    return keep_layout(torch.where(torch.isnan(value), float(zero_point), clamped).to(dtype), x)
+
+
+def _along(values: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    return values.reshape(shape)
+
+
+def quantize_per_channel(x: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, axis: int, quant_min: int, quant_max: int, dtype: torch.dtype) -> torch.Tensor:
+    """``clamp(round_half_even(float32(x * (1 / scale)) + zero_point))``: two roundings before the last.
+
+    torch.quantize_per_channel on CPU in 2.13, bit for bit, but for NaN (``zero_point`` here).
+    """
+    inverse = _along(1.0 / scales.float(), x, axis)
+    offset = _along(zero_points.float(), x, axis)
+    value = x * inverse + offset
+    clamped = torch.clamp(torch.round(value).double(), quant_min, quant_max)
+    return torch.where(torch.isnan(value), offset.double().clamp(quant_min, quant_max), clamped).to(dtype).contiguous()
+
+
+def dequantize_per_tensor(q: torch.Tensor, scale: float, zero_point: int) -> torch.Tensor:
+    """``float32(q - zero_point) * scale`` in float32."""
+    return keep_layout((q.to(torch.int64) - zero_point).float() * torch.tensor(scale, dtype=torch.float32, device=q.device), q)
+
+
+def dequantize_per_channel(q: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, axis: int) -> torch.Tensor:
+    """``float32(q - zero_point[c]) * scale[c]`` in float32."""
+    return ((q.to(torch.int64) - _along(zero_points.to(torch.int64), q, axis)).float() * _along(scales.float(), q, axis)).contiguous()
+
+
+def requantize(acc: torch.Tensor, multiplier: float, zero_point: int, dtype: torch.dtype) -> torch.Tensor:
+    """``clamp(round_half_even(float32(acc) * multiplier) + zero_point)``."""
+    value = acc.float() * torch.tensor(multiplier, dtype=torch.float32, device=acc.device)
+    return keep_layout(round_clamp(value, zero_point, *integer_range(dtype), dtype), acc)

@@ -1,0 +1,39 @@
+"""The registered operators, bound by name.
+
+``ops.linear`` and its siblings take plain integer tensors and numbers and return plain tensors;
+modules call them directly. Each has a schema, a fake kernel, a reference in PyTorch (any device) and,
+on CPU with the native library, a kernel per instruction set that equals the reference bit for bit.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from zeropoint import _native, _reference
+from zeropoint.ops import _schemas
+
+_REFERENCES = {name: getattr(_reference, name) for name in _schemas.SCHEMAS if not name.startswith("isa_")}
+for _name, _function in _REFERENCES.items():
+    _schemas.library.impl(_name, _function, "CompositeExplicitAutograd")
+
+from zeropoint.ops import _fake  # noqa: E402, F401
+
+_native.load()
+
+quantize_per_tensor = torch.ops.zeropoint.quantize_per_tensor.default
+quantize_per_channel = torch.ops.zeropoint.quantize_per_channel.default
+dequantize_per_tensor = torch.ops.zeropoint.dequantize_per_tensor.default
+dequantize_per_channel = torch.ops.zeropoint.dequantize_per_channel.default
+requantize = torch.ops.zeropoint.requantize.default
+linear_pack = torch.ops.zeropoint.linear_pack.default
+linear = torch.ops.zeropoint.linear.default
+conv2d_pack = torch.ops.zeropoint.conv2d_pack.default
+conv2d = torch.ops.zeropoint.conv2d.default
+add = torch.ops.zeropoint.add.default
+mul = torch.ops.zeropoint.mul.default
+lookup = torch.ops.zeropoint.lookup.default
+max_pool2d = torch.ops.zeropoint.max_pool2d.default
+avg_pool2d = torch.ops.zeropoint.avg_pool2d.default
+adaptive_avg_pool2d = torch.ops.zeropoint.adaptive_avg_pool2d.default
+
+__all__ = sorted(_REFERENCES)

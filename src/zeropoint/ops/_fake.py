@@ -1,0 +1,114 @@
+"""Fake kernels: shapes, dtypes and strides of the results, for torch.compile, torch.export and opcheck."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from zeropoint._reference.conv import conv_extent
+from zeropoint._reference.pool import pool_extent
+
+__all__: list[str] = []
+
+_FakeKernel = Callable[..., Any]
+
+
+def _fake(name: str) -> Callable[[_FakeKernel], _FakeKernel]:
+    def register(function: _FakeKernel) -> _FakeKernel:
+        torch.library.register_fake(f"zeropoint::{name}", function)
+        return function
+
+    return register
+
+
+def _like(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Keeps contiguous and channels_last layouts, makes any other contiguous, as the kernels do."""
+    if not x.is_contiguous() and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.empty(x.shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+    return torch.empty(x.shape, dtype=dtype, device=x.device)
+
+
+def _nhwc(x: torch.Tensor, channels: int, height: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+    shape = (x.shape[0], channels, height, width)
+    return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+
+
+@_fake("quantize_per_tensor")
+def _quantize_per_tensor(x: torch.Tensor, scale: float, zero_point: int, dtype: torch.dtype) -> torch.Tensor:
+    return _like(x, dtype)
+
+
+@_fake("quantize_per_channel")
+def _quantize_per_channel(x: torch.Tensor, scales: Any, zero_points: Any, axis: int, quant_min: int, quant_max: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(x.shape, dtype=dtype, device=x.device)
+
+
+@_fake("dequantize_per_tensor")
+def _dequantize_per_tensor(q: torch.Tensor, scale: float, zero_point: int) -> torch.Tensor:
+    return _like(q, torch.float32)
+
+
+@_fake("dequantize_per_channel")
+def _dequantize_per_channel(q: torch.Tensor, scales: Any, zero_points: Any, axis: int) -> torch.Tensor:
+    return torch.empty(q.shape, dtype=torch.float32, device=q.device)
+
+
+@_fake("requantize")
+def _requantize(acc: torch.Tensor, multiplier: float, zero_point: int, dtype: torch.dtype) -> torch.Tensor:
+    return _like(acc, dtype)
+
+
+@_fake("linear_pack")
+def _linear_pack(weight: torch.Tensor, w_zero_point: Any) -> torch.Tensor:
+    return weight.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
+
+
+@_fake("conv2d_pack")
+def _conv2d_pack(weight: torch.Tensor, w_zero_point: Any, dilation: Sequence[int], groups: int) -> torch.Tensor:
+    return weight.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
+
+
+@_fake("linear")
+def _linear(x: torch.Tensor, weight: torch.Tensor, packed: Any, w_scale: Any, w_zero_point: Any, bias: Any, x_scale: float, x_zero_point: int, scale: float, zero_point: int, quant_min: int, quant_max: int, dtype: torch.dtype, *tail: Any, **kwargs: Any) -> torch.Tensor:
+    torch._check(x.shape[-1] == weight.shape[1], lambda: f"linear: x has {x.shape[-1]} features, the weight expects {weight.shape[1]}")
+    return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=dtype, device=x.device)
+
+
+@_fake("conv2d")
+def _conv2d(x: torch.Tensor, weight: torch.Tensor, packed: Any, w_scale: Any, w_zero_point: Any, bias: Any, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int, x_scale: float, x_zero_point: int, scale: float, zero_point: int, quant_min: int, quant_max: int, dtype: torch.dtype, *tail: Any, **kwargs: Any) -> torch.Tensor:
+    height = conv_extent(x.shape[2], weight.shape[2], stride[0], padding[0], dilation[0])
+    width = conv_extent(x.shape[3], weight.shape[3], stride[1], padding[1], dilation[1])
+    return _nhwc(x, weight.shape[0], height, width, dtype)
+
+
+def _binary(a: torch.Tensor, a_scale: float, a_zero_point: int, b: torch.Tensor, b_scale: float, b_zero_point: int, scale: float, zero_point: int, quant_min: int, quant_max: int, dtype: torch.dtype) -> torch.Tensor:
+    torch._check(a.shape == b.shape, lambda: f"a and b must have the same shape, got {a.shape} and {b.shape}")
+    return _like(a, dtype)
+
+
+_fake("add")(_binary)
+_fake("mul")(_binary)
+
+
+@_fake("lookup")
+def _lookup(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    return _like(x, table.dtype)
+
+
+@_fake("max_pool2d")
+def _max_pool2d(x: torch.Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], ceil_mode: bool) -> torch.Tensor:
+    extents = [pool_extent(x.shape[2 + i], kernel_size[i], stride[i], padding[i], dilation[i], ceil_mode) for i in (0, 1)]
+    return _nhwc(x, x.shape[1], *extents, x.dtype)
+
+
+@_fake("avg_pool2d")
+def _avg_pool2d(x: torch.Tensor, zero_point: int, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil_mode: bool, count_include_pad: bool, divisor_override: int | None) -> torch.Tensor:
+    extents = [pool_extent(x.shape[2 + i], kernel_size[i], stride[i], padding[i], 1, ceil_mode) for i in (0, 1)]
+    return _nhwc(x, x.shape[1], *extents, x.dtype)
+
+
+@_fake("adaptive_avg_pool2d")
+def _adaptive_avg_pool2d(x: torch.Tensor, zero_point: int, output_size: Sequence[int]) -> torch.Tensor:
+    return _nhwc(x, x.shape[1], output_size[0], output_size[1], x.dtype)

@@ -1,0 +1,54 @@
+"""Every operator of the ``zeropoint`` namespace, defined here once, with or without the native library."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["SCHEMAS", "library"]
+
+# The common tail of linear and conv2d: output qparams, then residual addition, then table.
+_OUTPUT = (
+    "float x_scale, int x_zero_point, float scale, int zero_point, int quant_min, int quant_max, ScalarType dtype, "
+    "Tensor? residual=None, float residual_scale=1.0, int residual_zero_point=0, float sum_scale=1.0, "
+    "int sum_zero_point=0, int sum_min=0, int sum_max=255, Tensor? table=None"
+)
+_WEIGHT = "Tensor weight, Tensor packed, Tensor w_scale, Tensor? w_zero_point, Tensor? bias"
+_BINARY = (
+    "(Tensor a, float a_scale, int a_zero_point, Tensor b, float b_scale, int b_zero_point, float scale, "
+    "int zero_point, int quant_min, int quant_max, ScalarType dtype) -> Tensor"
+)
+
+SCHEMAS = {
+    "quantize_per_tensor": "(Tensor x, float scale, int zero_point, ScalarType dtype) -> Tensor",
+    "quantize_per_channel": (
+        "(Tensor x, Tensor scales, Tensor zero_points, int axis, int quant_min, int quant_max, ScalarType dtype) -> Tensor"
+    ),
+    "dequantize_per_tensor": "(Tensor q, float scale, int zero_point) -> Tensor",
+    "dequantize_per_channel": "(Tensor q, Tensor scales, Tensor zero_points, int axis) -> Tensor",
+    "requantize": "(Tensor acc, float multiplier, int zero_point, ScalarType dtype) -> Tensor",
+    "linear_pack": "(Tensor weight, Tensor? w_zero_point) -> Tensor",
+    "linear": f"(Tensor x, {_WEIGHT}, {_OUTPUT}) -> Tensor",
+    "conv2d_pack": "(Tensor weight, Tensor? w_zero_point, int[] dilation, int groups) -> Tensor",
+    "conv2d": f"(Tensor x, {_WEIGHT}, int[] stride, int[] padding, int[] dilation, int groups, {_OUTPUT}) -> Tensor",
+    "add": _BINARY,
+    "mul": _BINARY,
+    "lookup": "(Tensor x, Tensor table) -> Tensor",
+    "max_pool2d": (
+        "(Tensor x, int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool ceil_mode) -> Tensor"
+    ),
+    "avg_pool2d": (
+        "(Tensor x, int zero_point, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, "
+        "bool count_include_pad, int? divisor_override) -> Tensor"
+    ),
+    "adaptive_avg_pool2d": "(Tensor x, int zero_point, int[] output_size) -> Tensor",
+    "isa_current": "() -> int",
+    "isa_count": "() -> int",
+    "isa_name": "(int index) -> str",
+    "isa_available": "(int index) -> bool",
+    "isa_dot_peak": "(int iterations) -> int",
+    "isa_select": "(int index) -> ()",
+}
+
+library = torch.library.Library("zeropoint", "DEF")
+for _name, _schema in SCHEMAS.items():
+    library.define(_name + _schema)
