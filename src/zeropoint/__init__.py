@@ -1,1 +1,73 @@
-from zeropoint import ops, backend
+"""zeropoint: int8 quantization for PyTorch on CPUs, with torch.quantization's names.
+
+>>> import torch, zeropoint as zp
+>>> q = zp.quantize_per_tensor(torch.tensor([-1.0, 0.0, 2.5]), 0.02, 50, zp.quint8)
+>>> q.int_repr()
+tensor([  0,  50, 175], dtype=torch.uint8)
+"""
+
+from zeropoint import backend, ops
+from zeropoint.errors import QuantizationError, UncalibratedError
+from zeropoint.tensor import (
+    QDtype,
+    QScheme,
+    QTensor,
+    choose_qparams,
+    dequantize,
+    make_per_channel_quantized_tensor,
+    make_per_tensor_quantized_tensor,
+    per_channel_affine,
+    per_channel_affine_float_qparams,
+    per_channel_symmetric,
+    per_tensor_affine,
+    per_tensor_symmetric,
+    qint4,
+    qint8,
+    qint32,
+    quantize_per_channel,
+    quantize_per_tensor,
+    quint2x4,
+    quint4x2,
+    quint8,
+)
+
+backend.check_environment()
+
+from zeropoint import nn, quantization  # noqa: E402
+from zeropoint.quantization.fake_quantize import (  # noqa: E402
+    fake_quantize_per_channel_affine,
+    fake_quantize_per_tensor_affine,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "QDtype",
+    "QScheme",
+    "QTensor",
+    "QuantizationError",
+    "UncalibratedError",
+    "backend",
+    "choose_qparams",
+    "dequantize",
+    "fake_quantize_per_channel_affine",
+    "fake_quantize_per_tensor_affine",
+    "make_per_channel_quantized_tensor",
+    "make_per_tensor_quantized_tensor",
+    "nn",
+    "ops",
+    "per_channel_affine",
+    "per_channel_affine_float_qparams",
+    "per_channel_symmetric",
+    "per_tensor_affine",
+    "per_tensor_symmetric",
+    "qint4",
+    "qint8",
+    "qint32",
+    "quantization",
+    "quantize_per_channel",
+    "quantize_per_tensor",
+    "quint2x4",
+    "quint4x2",
+    "quint8",
+]

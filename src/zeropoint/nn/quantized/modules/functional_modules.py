@@ -1,0 +1,146 @@
+"""Functions as modules, so that each call site can have an observer and qparams of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from zeropoint import backend, ops
+from zeropoint.errors import QuantizationError
+from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, observed_qparams, quantized_input
+from zeropoint.tensor import QTensor, pointwise, quantize_per_tensor, requantize
+
+__all__ = ["FloatFunctional", "QFunctional"]
+
+
+class FloatFunctional(nn.Module):
+    """``add``, ``mul``, ``cat`` ... of float tensors, observed. Becomes :class:`QFunctional` in ``convert``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation_post_process: nn.Module = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("FloatFunctional is not intended to use the 'forward'. Please use the underlying operation")
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.activation_post_process(torch.add(x, y))  # type: ignore[no-any-return]
+
+    def add_scalar(self, x: torch.Tensor, y: float) -> torch.Tensor:
+        """Not observed: the quantized form shifts or reuses x's qparams."""
+        return torch.add(x, y)
+
+    def mul(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.activation_post_process(torch.mul(x, y))  # type: ignore[no-any-return]
+
+    def mul_scalar(self, x: torch.Tensor, y: float) -> torch.Tensor:
+        """Not observed: the quantized form scales x's qparams."""
+        return torch.mul(x, y)
+
+    def cat(self, x: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
+        return self.activation_post_process(torch.cat(x, dim=dim))  # type: ignore[no-any-return]
+
+    def add_relu(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.activation_post_process(torch.nn.functional.relu(torch.add(x, y)))  # type: ignore[no-any-return]
+
+    def matmul(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.activation_post_process(torch.matmul(x, y))  # type: ignore[no-any-return]
+
+
+class QFunctional(QuantizedOutput):
+    """The same operations on quantized tensors, to ``scale`` and ``zero_point``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation_post_process: nn.Module = nn.Identity()
+
+    def _get_name(self) -> str:
+        return "QFunctional"
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}, zero_point={self.zero_point}"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("Functional is not intended to use the 'forward'. Please use the underlying operation")
+
+    def _binary(self, operator: Any, x: QTensor, y: QTensor, relu: bool = False) -> QTensor:
+        if not self._calibrated:
+            self._require_calibration()
+        x, y = quantized_input(self, x), quantized_input(self, y)
+        a, b = x._data, y._data
+        if a.shape != b.shape:
+            a, b = torch.broadcast_tensors(a, b)
+        dtype = self._output_dtype
+        low = self._zero_point if relu else dtype.quant_min
+        data = operator(a, x._scale, x._zero_point, b, y._scale, y._zero_point, self._scale, self._zero_point, low, dtype.quant_max, dtype.storage)
+        return self.activation_post_process(QTensor(data, self._scale, self._zero_point, dtype))  # type: ignore[no-any-return]
+
+    def add(self, x: QTensor, y: QTensor) -> QTensor:
+        return self._binary(ops.add, x, y)
+
+    def add_relu(self, x: QTensor, y: QTensor) -> QTensor:
+        return self._binary(ops.add, x, y, relu=True)
+
+    def mul(self, x: QTensor, y: QTensor) -> QTensor:
+        return self._binary(ops.mul, x, y)
+
+    def add_scalar(self, x: QTensor, y: float) -> QTensor:
+        """Moves the zero point by ``round(y / scale)`` while it stays in range, else widens the grid.
+
+        Formula of ``torch.ops.quantized.add_scalar``, so that no calibration is needed.
+        """
+        x = quantized_input(self, x)
+        dtype, scale = x._qdtype, x._scale
+        shifted = x._zero_point - int(torch.round(torch.tensor(y / scale)))
+        if dtype.quant_min <= shifted <= dtype.quant_max:
+            return self.activation_post_process(QTensor(x._data, scale, shifted, dtype))  # type: ignore[no-any-return]
+        low, high = dtype.quant_min, dtype.quant_max
+        if shifted < low:  # reals run up to scale * (high - shifted)
+            new_scale, zero_point = scale * (high - shifted) / (high - low), low
+        else:
+            new_scale, zero_point = scale * (shifted - low) / (high - low), high
+        moved = pointwise(x, lambda value: value + y, new_scale, zero_point, cache=False)
+        return self.activation_post_process(moved)  # type: ignore[no-any-return]
+
+    def mul_scalar(self, x: QTensor, y: float) -> QTensor:
+        """Multiplies the scale; a negative factor mirrors the integers, 0 gives zeros."""
+        x = quantized_input(self, x)
+        dtype = x._qdtype
+        if y > 0:
+            result = QTensor(x._data, x._scale * y, x._zero_point, dtype)
+        elif y == 0:
+            result = QTensor(torch.zeros_like(x._data), 1.0, 0, dtype)
+        else:
+            mirrored = (dtype.quant_min + dtype.quant_max - x._data.to(torch.int16)).to(x._data.dtype)
+            result = QTensor(mirrored, x._scale * -y, dtype.quant_min + dtype.quant_max - x._zero_point, dtype)
+        return self.activation_post_process(result)  # type: ignore[no-any-return]
+
+    def cat(self, x: list[QTensor], dim: int = 0) -> QTensor:
+        if not self._calibrated:
+            self._require_calibration()
+        if not x:
+            raise QuantizationError("QFunctional.cat: expected a non-empty list of quantized tensors")
+        parts = [requantize(quantized_input(self, t), self._scale, self._zero_point, self._output_dtype)._data for t in x]
+        return self.activation_post_process(QTensor(torch.cat(parts, dim), self._scale, self._zero_point, self._output_dtype))  # type: ignore[no-any-return]
+
+    def matmul(self, x: QTensor, y: QTensor) -> QTensor:
+        """In float, counted as a fallback, and quantized to this module's qparams."""
+        if not self._calibrated:
+            self._require_calibration()
+        backend.count_fallback("QFunctional.matmul")
+        value = torch.matmul(quantized_input(self, x).dequantize(), quantized_input(self, y).dequantize())
+        return self.activation_post_process(quantize_per_tensor(value, self._scale, self._zero_point, self._output_dtype))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> QFunctional:
+        """From a prepared FloatFunctional."""
+        if not isinstance(mod, FloatFunctional):
+            raise QuantizationError("QFunctional.from_float expects an instance of FloatFunctional")
+        result = cls()
+        if isinstance(mod.activation_post_process, nn.Identity):
+            result.set_output(1.0, 0, result._output_dtype, False)
+        else:
+            result.set_output(*observed_qparams(mod))
+        return result

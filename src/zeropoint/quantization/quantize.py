@@ -1,0 +1,305 @@
+"""The eager workflow: prepare, calibrate, convert (``torch.ao.quantization.quantize`` by name)."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from zeropoint.errors import QuantizationError
+from zeropoint.nn import quantized as nnq
+from zeropoint.nn.intrinsic import _FusedModule
+from zeropoint.nn.quantized.modules.weighted import QuantizedOutput
+from zeropoint.quantization.observer import is_activation_post_process
+from zeropoint.quantization.qconfig import assert_valid_qconfig
+from zeropoint.quantization.quantization_mappings import (
+    DEFAULT_MODULE_TO_ACT_POST_PROCESS,
+    get_default_qconfig_propagation_list,
+    get_default_static_quant_module_mappings,
+    no_observer_set,
+)
+from zeropoint.quantization.stubs import DeQuantStub, QuantWrapper
+
+__all__ = [
+    "_observer_forward_hook",
+    "add_observer",
+    "add_observer_",
+    "add_quant_dequant",
+    "convert",
+    "default_eval_fn",
+    "get_default_custom_config_dict",
+    "get_observer_dict",
+    "prepare",
+    "propagate_qconfig",
+    "propagate_qconfig_",
+    "propagate_qconfig_helper",
+    "quantize",
+    "swap_module",
+]
+
+
+def default_eval_fn(model: nn.Module, calib_data: Iterable[Any]) -> None:
+    """Runs the model on each ``(input, target)`` of ``calib_data``."""
+    for data, _target in calib_data:
+        model(data)
+
+
+def get_default_custom_config_dict() -> dict[str, Any]:
+    """The custom-module table of prepare and convert: empty."""
+    return {"float_to_observed_custom_module_class": {}, "observed_to_quantized_custom_module_class": {}}
+
+
+def propagate_qconfig_helper(module: nn.Module, qconfig_dict: dict[Any, Any], white_list: Any = None, qconfig_parent: Any = None, prefix: str = "", prepare_custom_config_dict: dict[str, Any] | None = None) -> None:
+    """Gives ``module`` and all below it a ``qconfig``.
+
+    Order of precedence: the module's own attribute, its name in ``qconfig_dict``, its type there, its
+    parent's. Types outside ``white_list``, if given, keep none but pass their parent's on.
+    """
+    qconfig = qconfig_dict.get(type(module), qconfig_parent)
+    qconfig = qconfig_dict.get(prefix, qconfig)
+    qconfig = getattr(module, "qconfig", qconfig)
+    assert_valid_qconfig(qconfig, module)
+    if white_list is None or type(module) in white_list:
+        module.qconfig = qconfig  # type: ignore[assignment]
+    skip = (prepare_custom_config_dict or {})
+    for name, child in module.named_children():
+        full = f"{prefix}.{name}" if prefix else name
+        if name in skip.get("non_traceable_module_name", []) or type(child) in skip.get("non_traceable_module_class", []):
+            continue
+        propagate_qconfig_helper(child, qconfig_dict, white_list, qconfig, full, prepare_custom_config_dict)
+
+
+def propagate_qconfig_(module: nn.Module, qconfig_dict: dict[Any, Any] | None = None, prepare_custom_config_dict: dict[str, Any] | None = None) -> None:
+    """Spreads ``qconfig`` over a model, in place.
+
+    Args:
+        qconfig_dict: qconfigs by submodule name or by type; ``""`` is the whole model.
+    """
+    propagate_qconfig_helper(module, qconfig_dict or {}, prepare_custom_config_dict=prepare_custom_config_dict)
+
+
+propagate_qconfig = propagate_qconfig_
+
+
+def _observer_forward_hook(self: nn.Module, input: Any, output: Any) -> Any:
+    """Forward hook that shows a module's output to its ``activation_post_process``."""
+    return self.activation_post_process(output)  # type: ignore[operator]
+
+
+def _observer_forward_pre_hook(self: nn.Module, input: Any) -> Any:
+    return self.activation_post_process(input[0])  # type: ignore[operator]
+
+
+def _needs_observation(module: nn.Module) -> bool:
+    return getattr(module, "qconfig", None) is not None
+
+
+def _make_observer(module: nn.Module) -> nn.Module:
+    qconfig: Any = module.qconfig
+    special = DEFAULT_MODULE_TO_ACT_POST_PROCESS.get(type(module))
+    if special is not None and hasattr(qconfig.activation, "with_args"):
+        return special()  # type: ignore[no-any-return]
+    return qconfig.activation()  # type: ignore[no-any-return]
+
+
+def _device_of(module: nn.Module) -> torch.device | None:
+    return next((p.device for p in (*module.parameters(), *module.buffers())), None)
+
+
+def _insert_observer(module: nn.Module) -> None:
+    if not _needs_observation(module) or isinstance(module, DeQuantStub) or hasattr(module, "activation_post_process"):
+        return
+    observer = _make_observer(module)
+    device = _device_of(module)
+    if device is not None:
+        observer.to(device)
+    module.add_module("activation_post_process", observer)
+    module.register_forward_hook(_observer_forward_hook, prepend=True)
+
+
+def add_observer_(module: nn.Module, qconfig_propagation_list: set[type] | None = None, non_leaf_module_list: Any = None, device: Any = None, custom_module_class_mapping: dict[type, Any] | None = None) -> None:
+    """Adds an ``activation_post_process`` and its forward hook to every leaf that has a qconfig.
+
+    A FloatFunctional gets one in place of its Identity; a fused module counts as a leaf; Dropout gets none.
+    """
+    types = get_default_qconfig_propagation_list() if qconfig_propagation_list is None else qconfig_propagation_list
+    custom = custom_module_class_mapping or {}
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Dropout) or is_activation_post_process(child):
+            continue
+        if isinstance(child, nnq.FloatFunctional):
+            if _needs_observation(child):
+                child.activation_post_process = _make_observer(child)
+        elif isinstance(child, _FusedModule) or (non_leaf_module_list is not None and type(child) in non_leaf_module_list):
+            _insert_observer(child)
+        elif _needs_observation(child) and type(child) in custom:
+            observed = custom[type(child)].from_float(child)
+            setattr(module, name, observed)
+            if type(observed) not in no_observer_set():
+                _insert_observer(observed)
+        else:
+            add_observer_(child, types, non_leaf_module_list, device, custom)
+    if not any(True for _ in module.children()) and not isinstance(module, nn.Sequential) and type(module) in types:
+        _insert_observer(module)
+
+
+add_observer = add_observer_
+
+
+def add_quant_dequant(module: nn.Module) -> nn.Module:
+    """Wraps every leaf that has a qconfig in a QuantWrapper; the result may be a wrapper itself."""
+    if not any(True for _ in module.children()) and getattr(module, "qconfig", None):
+        return QuantWrapper(module)
+    for name, child in module.named_children():
+        module._modules[name] = add_quant_dequant(child)
+    return module
+
+
+def prepare(model: nn.Module, inplace: bool = False, allow_list: set[type] | None = None, observer_non_leaf_module_list: Any = None, prepare_custom_config_dict: dict[str, Any] | None = None, white_list: set[type] | None = None, qconfig_dict: dict[Any, Any] | None = None) -> nn.Module:
+    """Prepares a float model for calibration: propagates qconfigs and adds observers.
+
+    Args:
+        inplace: change the model itself rather than a copy.
+        allow_list: the types to observe, by default those that convert knows. ``white_list`` is the same.
+        observer_non_leaf_module_list: types to observe although they have children.
+        qconfig_dict: qconfigs by submodule name or type (torch 1.3).
+
+    Warns if no submodule has a qconfig, since nothing would be quantized.
+    """
+    custom = (prepare_custom_config_dict or get_default_custom_config_dict()).get("float_to_observed_custom_module_class", {})
+    if not inplace:
+        model = copy.deepcopy(model)
+    propagate_qconfig_(model, qconfig_dict)
+    if not any(getattr(m, "qconfig", None) for m in model.modules()):
+        warnings.warn(
+            "None of the submodule got qconfig applied. Make sure you passed correct configuration through `qconfig_dict` or "
+            "by assigning the `.qconfig` attribute directly on submodules",
+            stacklevel=2,
+        )
+    add_observer_(model, allow_list or white_list, observer_non_leaf_module_list, None, custom)
+    return model
+
+
+def _remove_observers(model: nn.Module) -> None:
+    """Takes observers, their hooks and qconfigs off a converted model."""
+    for module in model.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key, hook in list(hooks.items()):
+                if hook in (_observer_forward_hook, _observer_forward_pre_hook):
+                    hooks.pop(key)
+        observer = getattr(module, "activation_post_process", None)
+        if observer is not None and is_activation_post_process(observer):
+            delattr(module, "activation_post_process")
+        if "qconfig" in module.__dict__:
+            del module.qconfig
+
+
+def swap_module(mod: nn.Module, mapping: dict[type, Any], custom_module_class_mapping: dict[type, Any] | None = None, use_precomputed_fake_quant: bool = False) -> nn.Module:
+    """The quantized counterpart of ``mod`` if it has a qconfig and ``mapping`` its type, else ``mod``.
+
+    Forward hooks and pre-hooks are kept, observers' excepted.
+    """
+    if getattr(mod, "qconfig", None) is None:
+        return mod
+    custom = custom_module_class_mapping or {}
+    if type(mod) in custom:
+        new = custom[type(mod)].from_observed(mod)
+    elif type(mod) in mapping:
+        new = mapping[type(mod)].from_float(mod)
+    else:
+        return mod
+    for pre_hook in mod._forward_pre_hooks.values():
+        if pre_hook is not _observer_forward_pre_hook:
+            new.register_forward_pre_hook(pre_hook)
+    for hook in mod._forward_hooks.values():
+        if hook is not _observer_forward_hook:
+            new.register_forward_hook(hook)
+    device = _device_of(mod)
+    if device is not None:
+        new.to(device)
+    new.training = mod.training
+    return new  # type: ignore[no-any-return]
+
+
+def _convert_children(module: nn.Module, mapping: dict[type, Any], custom: dict[type, Any]) -> None:
+    for name, child in list(module.named_children()):
+        if not isinstance(child, _FusedModule) and type(child) not in custom and type(child) not in mapping:
+            _convert_children(child, mapping, custom)
+        setattr(module, name, swap_module(child, mapping, custom))
+
+
+def convert(module: nn.Module, mapping: dict[type, Any] | None = None, inplace: bool = False, remove_qconfig: bool = True, is_reference: bool = False, convert_custom_config_dict: dict[str, Any] | None = None, use_precomputed_fake_quant: bool = False) -> nn.Module:
+    """Turns a calibrated model into a quantized one.
+
+    Args:
+        mapping: float type to quantized type; the default table is
+            :func:`~zeropoint.quantization.get_default_static_quant_module_mappings`.
+        inplace: change the model itself rather than a copy.
+        remove_qconfig: take observers and qconfigs off afterwards.
+
+    Warns with the names of modules that were never calibrated. They get no scale: running one before a
+    state_dict brings it raises :class:`~zeropoint.errors.UncalibratedError`.
+
+    Raises:
+        QuantizationError: a module cannot be converted.
+    """
+    if is_reference:
+        raise QuantizationError("convert: is_reference=True (reference modules) is not supported yet")
+    if not inplace:
+        module = copy.deepcopy(module)
+    table = get_default_static_quant_module_mappings() if mapping is None else mapping
+    custom = (convert_custom_config_dict or {}).get("observed_to_quantized_custom_module_class", {})
+    with warnings.catch_warnings():
+        # The warning below names the modules; one per observer would only repeat it.
+        warnings.filterwarnings("ignore", message="must run observer before calling calculate_qparams")
+        if type(module) in table or type(module) in custom:
+            module = swap_module(module, table, custom)
+        else:
+            _convert_children(module, table, custom)
+    uncalibrated = []
+    for name, child in module.named_modules():
+        if isinstance(child, (QuantizedOutput, nnq.Quantize)):
+            child._qualified_name = name
+        if (isinstance(child, QuantizedOutput) and not child._calibrated) or (isinstance(child, nnq.Quantize) and bool(torch.isnan(child.scale))):
+            # A FloatFunctional used only for scalar operations never sees a tensor and needs no scale.
+            if not isinstance(child, nnq.QFunctional):
+                uncalibrated.append(name or type(child).__name__)
+    if uncalibrated:
+        warnings.warn(
+            f"convert: these modules were never calibrated and cannot run until a state_dict gives them scale and zero point: {', '.join(uncalibrated)}",
+            stacklevel=2,
+        )
+    if remove_qconfig:
+        _remove_observers(module)
+    return module
+
+
+def quantize(model: nn.Module, run_fn: Callable[..., Any], run_args: Any, mapping: dict[type, Any] | None = None, inplace: bool = False) -> nn.Module:
+    """Post-training static quantization in one call: prepare, ``run_fn(model, *run_args)``, convert.
+
+    ``run_args`` is a list or tuple of arguments; torch 1.3 passed the calibration data itself, which is
+    recognised by ``run_fn`` being :func:`default_eval_fn`.
+    """
+    if not inplace:
+        model = copy.deepcopy(model)
+    model.eval()
+    prepare(model, inplace=True)
+    if run_fn is default_eval_fn and not (isinstance(run_args, (list, tuple)) and len(run_args) == 1):
+        run_fn(model, run_args)
+    else:
+        run_fn(model, *run_args)
+    return convert(model, mapping, inplace=True)
+
+
+def get_observer_dict(mod: nn.Module, target_dict: dict[str, nn.Module], prefix: str = "") -> None:
+    """Collects the observers of a prepared model into ``target_dict`` by qualified name."""
+    path = prefix + "." if prefix else prefix
+    observer = getattr(mod, "activation_post_process", None)
+    if observer is not None:
+        target_dict[path + "activation_post_process"] = observer
+    for name, child in mod.named_children():
+        get_observer_dict(child, target_dict, path + name)

@@ -1,0 +1,460 @@
+"""What torch functions do with quantized tensors.
+
+Three kinds, each a table keyed by the torch function: *movements* run on the integers and keep the
+qparams; *integer forms* compute on integers; everything else dequantizes, runs in float and is counted
+(``zeropoint.backend.fallbacks``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils._pytree import tree_any, tree_map
+
+from zeropoint import backend, ops
+from zeropoint.errors import QuantizationError
+
+__all__ = ["call", "dispatch", "integer_form"]
+
+_Tensor = torch.Tensor
+
+
+def _is_q(value: Any) -> bool:
+    from zeropoint.tensor._qtensor import QTensor
+
+    return isinstance(value, QTensor)
+
+
+def _name(func: Any) -> str:
+    return getattr(func, "__name__", None) or str(func)
+
+
+def _fallback(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    backend.count_fallback(_name(func))
+    to_float = lambda value: value.dequantize() if _is_q(value) else value  # noqa: E731
+    return func(*tree_map(to_float, args), **tree_map(to_float, kwargs))
+
+
+_FORMS: dict[Any, Callable[..., Any]] = {}
+
+
+def integer_form(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers what ``functions`` do when their first argument is quantized.
+
+    The decorated function may return ``NotImplemented`` to fall back to float.
+    """
+
+    def register(form: Callable[..., Any]) -> Callable[..., Any]:
+        for function in functions:
+            _FORMS[function] = form
+        return form
+
+    return register
+
+
+def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Entry of ``QTensor.__torch_function__``."""
+    with torch._C.DisableTorchFunctionSubclass():
+        if func in _ATTRIBUTES:
+            return func(*args, **kwargs)
+        form = _FORMS.get(func)
+        if form is not None:
+            result = form(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        move = _MOVEMENTS.get(func)
+        if move is not None:
+            result = _move(move, args, kwargs)
+            if result is not NotImplemented:
+                return result
+        return _fallback(func, args, kwargs)
+
+
+def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Entry of ``QTensor.__torch_dispatch__``: what reaches it past the torch functions (compile, autograd)."""
+    move = _ATEN_MOVEMENTS.get(func)
+    if move is not None:
+        result = _move(move, args, kwargs)
+        if result is not NotImplemented:
+            return result
+    return _fallback(func, args, kwargs)
+
+
+# Properties of the outer tensor that need no translation.
+_ATTRIBUTES = {
+    getattr(_Tensor, name).__get__
+    for name in ("shape", "device", "layout", "requires_grad", "is_leaf", "grad_fn", "ndim", "is_cuda", "is_meta", "is_sparse", "is_mkldnn", "_version", "names", "itemsize")
+    if hasattr(_Tensor, name)
+} | {
+    _Tensor.size, _Tensor.dim, _Tensor.numel, _Tensor.nelement, _Tensor.stride, _Tensor.is_contiguous, _Tensor.storage_offset,
+    _Tensor.is_floating_point, _Tensor.__len__, _Tensor.ndimension, torch.numel, torch.is_floating_point,
+}  # fmt: skip
+
+# -- movements: the integers move, the qparams stay ----------------------------------------------------
+
+
+def _new_axis(source: Any, data: torch.Tensor, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """Where the channel axis of a per-channel tensor went, by moving the axis numbers themselves."""
+    if source._axis is None:
+        return None
+    # Each element carries its channel; the axis along which the result's channels vary is the new one.
+    channels = torch.arange(source._data.shape[source._axis])
+    shape = [1] * source.dim()
+    shape[source._axis] = -1
+    marked = func(channels.reshape(shape).expand(source._data.shape).clone(), *args, **kwargs)
+    for axis in range(marked.dim()):
+        if marked.shape[axis] != len(channels):
+            continue
+        view = [1] * marked.dim()
+        view[axis] = -1
+        if torch.equal(marked, channels.reshape(view).expand(marked.shape)):
+            return axis
+    return -1
+
+
+def _move(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    source = args[0] if args else None
+    if not _is_q(source) or tree_any(_is_q, (args[1:], kwargs)):
+        return NotImplemented
+    result = func(source._data, *args[1:], **kwargs)
+
+    def wrap(data: Any) -> Any:
+        if not isinstance(data, torch.Tensor) or data.dtype != source._data.dtype:
+            return data
+        axis = _new_axis(source, data, lambda t, *a, **k: _pick(func(t, *a, **k), result, data), args[1:], kwargs)
+        return NotImplemented if axis == -1 else source.with_data(data, axis)
+
+    if isinstance(result, (tuple, list)):
+        wrapped = [wrap(r) for r in result]
+        if any(w is NotImplemented for w in wrapped):
+            return NotImplemented
+        return type(result)(wrapped) if type(result) in (tuple, list) else type(result)(wrapped)
+    return wrap(result)
+
+
+def _pick(outputs: Any, result: Any, data: torch.Tensor) -> torch.Tensor:
+    """The output that corresponds to ``data`` within ``result``."""
+    if not isinstance(result, (tuple, list)):
+        return outputs
+    return outputs[next(i for i, r in enumerate(result) if r is data)]
+
+
+_MOVEMENT_NAMES = (
+    "view", "reshape", "permute", "transpose", "t", "contiguous", "clone", "detach", "squeeze", "unsqueeze", "flatten",
+    "unflatten", "expand", "expand_as", "repeat", "flip", "roll", "narrow", "select", "index_select", "gather", "chunk", "split",
+    "unbind", "movedim", "swapaxes", "tile", "repeat_interleave", "take_along_dim", "masked_select", "unfold", "ravel",
+    "swapdims", "split_with_sizes", "tensor_split", "rot90", "diagonal", "moveaxis", "adjoint", "view_as", "reshape_as",
+)  # fmt: skip
+
+_MOVEMENTS: dict[Any, Callable[..., Any]] = {_Tensor.__getitem__: _Tensor.__getitem__, _Tensor.T.__get__: _Tensor.T.__get__, _Tensor.mT.__get__: _Tensor.mT.__get__}
+for _owner in (_Tensor, torch):
+    for _movement in _MOVEMENT_NAMES:
+        if hasattr(_owner, _movement):
+            _MOVEMENTS[getattr(_owner, _movement)] = getattr(_owner, _movement)
+for _module_function in (F.pixel_shuffle, F.pixel_unshuffle, torch.channel_shuffle):
+    _MOVEMENTS[_module_function] = _module_function
+
+_aten = torch.ops.aten
+_ATEN_MOVEMENTS: dict[Any, Callable[..., Any]] = {
+    op: op
+    for op in (
+        _aten.view.default, _aten._unsafe_view.default, _aten.permute.default, _aten.transpose.int, _aten.t.default,
+        _aten.clone.default, _aten.detach.default, _aten.alias.default, _aten.squeeze.dim, _aten.squeeze.default,
+        _aten.unsqueeze.default, _aten.expand.default, _aten.select.int, _aten.slice.Tensor, _aten.as_strided.default,
+        _aten.split.Tensor, _aten.index_select.default,
+    )
+}  # fmt: skip
+
+# -- integer forms ------------------------------------------------------------------------------------
+
+
+def _per_tensor(x: Any) -> bool:
+    return _is_q(x) and x._axis is None
+
+
+@integer_form(_Tensor.dtype.__get__)
+def _dtype(x: Any) -> Any:
+    return x._qdtype
+
+
+@integer_form(_Tensor.is_quantized.__get__)
+def _is_quantized(x: Any) -> bool:
+    return True
+
+
+@integer_form(torch.dequantize, _Tensor.dequantize)
+def _dequantize(x: Any) -> Any:
+    return x.dequantize()
+
+
+@integer_form(torch.int_repr, _Tensor.int_repr)
+def _int_repr(x: Any) -> Any:
+    return x.int_repr()
+
+
+def _same_qparams(a: Any, b: Any) -> bool:
+    if a._axis != b._axis or a._qdtype != b._qdtype:
+        return False
+    if a._axis is None:
+        return bool(a._scale == b._scale and a._zero_point == b._zero_point)
+    return torch.equal(a._scale, b._scale) and torch.equal(a._zero_point, b._zero_point)
+
+
+@integer_form(torch.equal, _Tensor.equal)
+def _equal(a: Any, b: Any) -> bool:
+    """Same qparams and same integers; a quantized and a float tensor are never equal."""
+    return _is_q(a) and _is_q(b) and a.shape == b.shape and _same_qparams(a, b) and torch.equal(a._data, b._data)
+
+
+def _cut(x: Any, low: float | None, high: float | None) -> Any:
+    """Clamp at real bounds by clamping the integers at the bounds' own quantized values."""
+    if not _per_tensor(x):
+        return NotImplemented
+    bounds = [x._qdtype.quant_min, x._qdtype.quant_max]
+    for i, bound in enumerate((low, high)):
+        if bound is not None:
+            bounds[i] = int(ops.quantize_per_tensor(torch.tensor([float(bound)]), x._scale, x._zero_point, x._qdtype.storage))
+    return x.with_data(torch.clamp(x._data, bounds[0], bounds[1]))
+
+
+@integer_form(torch.relu, F.relu, _Tensor.relu)
+def _relu(x: Any, inplace: bool = False) -> Any:
+    return _update(x, _cut(x, 0.0, None), inplace)
+
+
+@integer_form(torch.relu_, _Tensor.relu_, F.relu_)
+def _relu_(x: Any) -> Any:
+    return _update(x, _cut(x, 0.0, None), True)
+
+
+@integer_form(F.relu6)
+def _relu6(x: Any, inplace: bool = False) -> Any:
+    return _update(x, _cut(x, 0.0, 6.0), inplace)
+
+
+@integer_form(F.hardtanh)
+def _hardtanh(x: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
+    return _update(x, _cut(x, min_val, max_val), inplace)
+
+
+@integer_form(torch.clamp, _Tensor.clamp, torch.clip, _Tensor.clip)
+def _clamp(x: Any, min: Any = None, max: Any = None) -> Any:
+    if isinstance(min, torch.Tensor) or isinstance(max, torch.Tensor):
+        return NotImplemented
+    return _cut(x, min, max)
+
+
+def _update(x: Any, result: Any, inplace: bool) -> Any:
+    if inplace and result is not NotImplemented:
+        x._data.copy_(result._data)
+        return x
+    return result
+
+
+@integer_form(torch.cat, torch.concat)
+def _cat(tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
+    """With the first tensor's qparams, as torch does; the others are requantized where theirs differ."""
+    first = tensors[0]
+    if not all(_per_tensor(t) and t._qdtype == first._qdtype for t in tensors) or first._qdtype.bits != 8 or kwargs:
+        return NotImplemented
+    return first.with_data(torch.cat([_with_qparams_of(t, first)._data for t in tensors], dim))
+
+
+@integer_form(torch.stack)
+def _stack(tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
+    first = tensors[0]
+    if not all(_per_tensor(t) and t._qdtype == first._qdtype for t in tensors) or first._qdtype.bits != 8 or kwargs:
+        return NotImplemented
+    return first.with_data(torch.stack([_with_qparams_of(t, first)._data for t in tensors], dim))
+
+
+def _with_qparams_of(x: Any, like: Any) -> Any:
+    from zeropoint.tensor._pointwise import requantize
+
+    return x if _same_qparams(x, like) else requantize(x, like._scale, like._zero_point, like._qdtype)
+
+
+def _pair(value: Any) -> list[int]:
+    values = [int(v) for v in value] if isinstance(value, (tuple, list)) else [int(value)]
+    return values * 2 if len(values) == 1 else values
+
+
+def _batched(x: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Runs a [N, C, H, W] operator on that or on [C, H, W]."""
+    if x.dim() == 3:
+        return x.with_data(function(x._data.unsqueeze(0)).squeeze(0))
+    if x.dim() != 4:
+        raise QuantizationError(f"pooling needs [N, C, H, W] or [C, H, W], got {tuple(x.shape)}")
+    return x.with_data(function(x._data))
+
+
+@integer_form(F.max_pool2d, torch.max_pool2d)
+def _max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False, return_indices: bool = False) -> Any:
+    if return_indices or not _per_tensor(x) or x._qdtype.bits != 8:
+        return NotImplemented
+    kernel = _pair(kernel_size)
+    return _batched(x, lambda data: ops.max_pool2d(data, kernel, _pair(stride) if stride else kernel, _pair(padding), _pair(dilation), ceil_mode))
+
+
+@integer_form(F.avg_pool2d)
+def _avg_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None) -> Any:
+    if not _per_tensor(x) or x._qdtype.bits != 8:
+        return NotImplemented
+    kernel = _pair(kernel_size)
+    return _batched(x, lambda data: ops.avg_pool2d(data, x._zero_point, kernel, _pair(stride) if stride else kernel, _pair(padding), ceil_mode, count_include_pad, divisor_override))
+
+
+@integer_form(F.adaptive_avg_pool2d)
+def _adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
+    if not _per_tensor(x) or x._qdtype.bits != 8:
+        return NotImplemented
+    sizes = list(output_size) if isinstance(output_size, (tuple, list)) else [output_size, output_size]
+    sizes = [x.shape[-2 + i] if s is None else int(s) for i, s in enumerate(sizes)]
+    return _batched(x, lambda data: ops.adaptive_avg_pool2d(data, x._zero_point, sizes))
+
+
+@integer_form(torch.mean, _Tensor.mean)
+def _mean(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    """Over H and W of [N, C, H, W]: an average pool. Other means run in float."""
+    dims = sorted(d % 4 for d in dim) if isinstance(dim, (tuple, list)) else []
+    if not _per_tensor(x) or x.dim() != 4 or dims != [2, 3] or dtype is not None or x._qdtype.bits != 8:
+        return NotImplemented
+    data = ops.adaptive_avg_pool2d(x._data, x._zero_point, [1, 1])
+    return x.with_data(data if keepdim else data.flatten(1))
+
+
+@integer_form(F.dropout, torch.dropout)
+def _dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    return NotImplemented if training else x
+
+
+@integer_form(F.interpolate)
+def _interpolate(x: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None, **kwargs: Any) -> Any:
+    """Nearest picks integers; bilinear interpolates reals and is quantized back, as torch does."""
+    if not _per_tensor(x):
+        return NotImplemented
+    if mode in ("nearest", "nearest-exact"):
+        moved = F.interpolate(x._data.float(), size, scale_factor, mode, align_corners, **kwargs)
+        return x.with_data(moved.to(x._data.dtype))
+    return _requantized(x, F.interpolate(x.dequantize(), size, scale_factor, mode, align_corners, **kwargs))
+
+
+def _requantized(x: Any, value: torch.Tensor) -> Any:
+    return x.with_data(ops.quantize_per_tensor(value, x._scale, x._zero_point, x._qdtype.storage))
+
+
+@integer_form(F.pad)
+def _pad(x: Any, pad: Any, mode: str = "constant", value: float | None = None) -> Any:
+    """Constant padding is the quantized constant; the other modes copy integers."""
+    if not _per_tensor(x):
+        return NotImplemented
+    if mode == "constant":
+        fill = ops.quantize_per_tensor(torch.tensor([float(value or 0.0)]), x._scale, x._zero_point, x._qdtype.storage)
+        return x.with_data(F.pad(x._data, pad, "constant", int(fill)))
+    return x.with_data(F.pad(x._data.float(), pad, mode).to(x._data.dtype))
+
+
+@integer_form(torch.max, _Tensor.max, torch.amax, _Tensor.amax, torch.min, _Tensor.min, torch.amin, _Tensor.amin)
+def _extremum(*args: Any, **kwargs: Any) -> Any:
+    return NotImplemented
+
+
+def _sorted_like(function: Callable[..., Any]) -> Callable[..., Any]:
+    """sort and topk order integers as they order reals."""
+
+    def form(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _per_tensor(x):
+            return NotImplemented
+        values, indices = function(x._data, *args, **kwargs)
+        return type(function(torch.zeros(x._data.shape), *args, **kwargs))((x.with_data(values), indices))
+
+    return form
+
+
+for _ordering in (torch.sort, torch.topk):
+    integer_form(_ordering, getattr(_Tensor, _ordering.__name__))(_sorted_like(_ordering))
+
+
+@integer_form(_Tensor.copy_)
+def _copy_(x: Any, source: Any, non_blocking: bool = False) -> Any:
+    """Into a quantized tensor: a float source is quantized with x's qparams, a quantized one brings its own."""
+    if not _is_q(x):
+        x.copy_(source.dequantize())
+        return x
+    if _is_q(source):
+        if source._qdtype != x._qdtype:
+            raise QuantizationError(f"copy_: cannot copy {source._qdtype!r} into {x._qdtype!r}; quantize to the same dtype")
+        x._data.copy_(source._data)
+        x._scale, x._zero_point, x._axis = source._scale, source._zero_point, source._axis
+        return x
+    if x._axis is not None:
+        raise QuantizationError("copy_: into a per-channel quantized tensor only a quantized tensor can be copied")
+    x._data.copy_(ops.quantize_per_tensor(source.detach().float().expand(x.shape), x._scale, x._zero_point, x._qdtype.storage))
+    return x
+
+
+@integer_form(_Tensor.__setitem__)
+def _setitem(x: Any, index: Any, value: Any) -> None:
+    if not _per_tensor(x):
+        raise QuantizationError("assignment by index needs a tensor quantized per tensor")
+    if _is_q(value):
+        value = _with_qparams_of(value, x)._data
+    else:
+        value = ops.quantize_per_tensor(torch.as_tensor(value).detach().float(), x._scale, x._zero_point, x._qdtype.storage)
+    x._data[index] = value
+
+
+@integer_form(_Tensor.fill_)
+def _fill_(x: Any, value: Any) -> Any:
+    _setitem(x, ..., value)
+    return x
+
+
+@integer_form(_Tensor.to, _Tensor.cpu, _Tensor.cuda)
+def _to(x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Moves the integers to a device or layout. A float dtype dequantizes, counted as any fallback."""
+    probe = torch.empty(0).to(*args, **kwargs) if args or kwargs else torch.empty(0)
+    if probe.dtype != torch.float32 or torch.float32 in args or kwargs.get("dtype") is not None:
+        return NotImplemented
+    moved = x._data.to(probe.device, memory_format=kwargs.get("memory_format") or torch.preserve_format)
+    if x._axis is None:
+        return x.with_data(moved)
+    result = x.with_data(moved)
+    result._scale, result._zero_point = x._scale.to(probe.device), x._zero_point.to(probe.device)
+    return result
+
+
+@integer_form(_Tensor.data_ptr)
+def _data_ptr(x: Any) -> int:
+    return x._data.data_ptr()
+
+
+@integer_form(_Tensor.element_size)
+def _element_size(x: Any) -> int:
+    return x._data.element_size()
+
+
+@integer_form(_Tensor.requires_grad_)
+def _requires_grad_(x: Any, requires_grad: bool = True) -> Any:
+    if requires_grad:
+        raise QuantizationError("a quantized tensor cannot require gradients; train with fake quantization (prepare_qat)")
+    return x
+
+
+@integer_form(_Tensor.numpy, _Tensor.tolist, _Tensor.item)
+def _leave(x: Any, *args: Any, **kwargs: Any) -> Any:
+    return NotImplemented
+
+
+# Backing out of torch would mean no result at all: these are asked of every tensor and must not count.
+@integer_form(_Tensor.__repr__, _Tensor.__format__, _Tensor.__str__)
+def _text(x: Any, *args: Any, **kwargs: Any) -> str:
+    return type(x).__repr__(x)
+
+
+@integer_form(_Tensor.__deepcopy__)
+def _deepcopy(x: Any, memo: dict[int, Any]) -> Any:
+    return type(x).__deepcopy__(x, memo)
