@@ -19,14 +19,20 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-inline void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
-}
+// Throws std::invalid_argument, which Python sees as ValueError. A macro, so that the message is only built
+// when it is needed.
+#define ZP_REQUIRE(condition, ...)                              \
+  do {                                                          \
+    if (!(condition)) throw std::invalid_argument(__VA_ARGS__); \
+  } while (false)
 
 // aoti_torch_empty_strided costs half of aten::empty through the dispatcher.
 inline Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), aoti_torch_device_type_cpu(), 0, &handle));
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+                               aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
 
@@ -45,7 +51,9 @@ inline std::vector<int64_t> channels_last_strides(const std::vector<int64_t>& nc
   return {c * (w > 1 ? w : 1) * (h > 1 ? h : 1), 1, c * (w > 1 ? w : 1), c};
 }
 
-inline Tensor empty_contiguous(const std::vector<int64_t>& sizes, ScalarType dtype) { return empty_strided(sizes, contiguous_strides(sizes), dtype); }
+inline Tensor empty_contiguous(const std::vector<int64_t>& sizes, ScalarType dtype) {
+  return empty_strided(sizes, contiguous_strides(sizes), dtype);
+}
 
 inline std::vector<int64_t> sizes_of(const Tensor& t) {
   const auto s = t.sizes();
@@ -56,10 +64,14 @@ inline std::vector<int64_t> strides_of(const Tensor& t) {
   return {s.begin(), s.end()};
 }
 
-inline bool is_byte(const Tensor& t) { return t.scalar_type() == ScalarType::Byte || t.scalar_type() == ScalarType::Char; }
+inline bool is_byte(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Byte || t.scalar_type() == ScalarType::Char;
+}
 // XOR mask that takes the tensor's bytes to the kernels' uint8 domain, and the shift of zero points.
 inline uint8_t sign_flip(ScalarType dtype) { return dtype == ScalarType::Char ? 0x80 : 0; }
-inline int32_t to_u8_domain(int64_t q, ScalarType dtype) { return static_cast<int32_t>(q) + (dtype == ScalarType::Char ? 128 : 0); }
+inline int32_t to_u8_domain(int64_t q, ScalarType dtype) {
+  return static_cast<int32_t>(q) + (dtype == ScalarType::Char ? 128 : 0);
+}
 
 inline uint8_t* bytes(const Tensor& t) { return static_cast<uint8_t*>(t.data_ptr()); }
 
@@ -77,10 +89,14 @@ inline Tensor to_channels_last(const Tensor& t) {
 }
 
 // Elementwise operators keep a gapless layout (contiguous or NHWC) and make anything else contiguous.
-inline Tensor dense(const Tensor& t) { return t.is_contiguous() || is_channels_last(t) ? t : torch::stable::contiguous(t); }
+inline Tensor dense(const Tensor& t) {
+  return t.is_contiguous() || is_channels_last(t) ? t : torch::stable::contiguous(t);
+}
 inline Tensor empty_like_dense(const Tensor& t, ScalarType dtype) {
   const auto sizes = sizes_of(t);
-  return empty_strided(sizes, !t.is_contiguous() && is_channels_last(t) ? channels_last_strides(sizes) : contiguous_strides(sizes), dtype);
+  return empty_strided(
+      sizes, !t.is_contiguous() && is_channels_last(t) ? channels_last_strides(sizes) : contiguous_strides(sizes),
+      dtype);
 }
 inline bool same_layout(const Tensor& a, const Tensor& b) {
   return (a.is_contiguous() && b.is_contiguous()) || (is_channels_last(a) && is_channels_last(b));

@@ -10,7 +10,9 @@ const CpuFeatures& cpu_features() {
     __builtin_cpu_init();
     // The builtin checks XCR0 as well: a feature counts only if the system saves its registers.
     f.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    f.avx512vnni = f.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    f.avx512vnni = f.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                   __builtin_cpu_supports("avx512vnni");
     f.avx512vbmi = f.avx512vnni && __builtin_cpu_supports("avx512vbmi");
 #endif
     return f;

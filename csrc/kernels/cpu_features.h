@@ -4,8 +4,8 @@
 namespace zeropoint {
 
 struct CpuFeatures {
-  bool avx2 = false;          // AVX2 and FMA
-  bool avx512vnni = false;    // AVX-512 F, BW, DQ, VL and VNNI
+  bool avx2 = false;        // AVX2 and FMA
+  bool avx512vnni = false;  // AVX-512 F, BW, DQ, VL and VNNI
   bool avx512vbmi = false;
 };
 

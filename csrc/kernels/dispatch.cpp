@@ -61,8 +61,10 @@ int current_isa() { return selected().load(std::memory_order_relaxed); }
 const KernelTable& kernels() { return *isas()[current_isa()].table; }
 
 void select_isa(int index) {
-  if (index < 0 || index >= kIsaCount) throw std::invalid_argument("select_isa: no instruction set number " + std::to_string(index));
-  if (!isas()[index].available) throw std::invalid_argument(std::string("select_isa: this CPU does not support ") + isas()[index].table->name);
+  if (index < 0 || index >= kIsaCount)
+    throw std::invalid_argument("select_isa: no instruction set number " + std::to_string(index));
+  if (!isas()[index].available)
+    throw std::invalid_argument(std::string("select_isa: this CPU does not support ") + isas()[index].table->name);
   selected().store(index, std::memory_order_relaxed);
 }
 

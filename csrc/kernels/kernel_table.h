@@ -10,8 +10,8 @@
 
 namespace zeropoint {
 
-constexpr int kMaxRows = 6;        // rows of the GEMM register tile
-constexpr int kPanelVectors = 4;   // vectors across a full panel of packed B
+constexpr int kMaxRows = 6;       // rows of the GEMM register tile
+constexpr int kPanelVectors = 4;  // vectors across a full panel of packed B
 
 // out = clamp(round_half_even(float(acc) * mult[c] + bias[c]) + zero_point), then optionally the
 // residual addition and the 256-entry table, in that order. Arrays are in panel order (pack.h).
@@ -21,12 +21,12 @@ struct Epilogue {
   const int32_t* init = nullptr;  // accumulators start here: -x_zero_point * column sum
   const float* mult = nullptr;
   const float* bias = nullptr;
-  int32_t zero_point = 0;         // all of zero_point, lo, hi in the uint8 domain, 0..255
+  int32_t zero_point = 0;  // all of zero_point, lo, hi in the uint8 domain, 0..255
   uint8_t lo = 0, hi = 255;
   // Residual: q = clamp(rhe(float(q - zero_point) * sum_mult + float(r - r_zero_point) * r_mult)
   //                     + sum_zero_point).
   const uint8_t* residual = nullptr;
-  int64_t residual_stride = 0;    // bytes between rows
+  int64_t residual_stride = 0;  // bytes between rows
   uint8_t residual_xor = 0;
   float sum_mult = 0, residual_mult = 0;
   int32_t residual_zero_point = 0, sum_zero_point = 0;
@@ -45,16 +45,16 @@ struct ConvGeometry {
 // C[m, n] = sum over taps and kc of A(m, tap)[k] * B[tap][k][n]: matrix product and convolution.
 struct IgemmParams {
   const uint8_t* a;
-  int64_t a_stride;                // bytes between rows of A, or between input pixels
-  const ConvGeometry* conv;        // null: A is a plain matrix
-  const uint8_t* pad_row;          // kc bytes of the input's zero point, read for padded taps
-  int64_t unique_taps;             // taps of the geometry
-  int64_t taps;                    // taps of B: unique_taps, or twice that (pack.h, wide weights)
-  int64_t kc;                      // bytes of A per tap; A is readable up to kc rounded up to 4
-  const uint8_t* b;                // packed panels
-  int64_t n;                       // columns
+  int64_t a_stride;          // bytes between rows of A, or between input pixels
+  const ConvGeometry* conv;  // null: A is a plain matrix
+  const uint8_t* pad_row;    // kc bytes of the input's zero point, read for padded taps
+  int64_t unique_taps;       // taps of the geometry
+  int64_t taps;              // taps of B: unique_taps, or twice that (pack.h, wide weights)
+  int64_t kc;                // bytes of A per tap; A is readable up to kc rounded up to 4
+  const uint8_t* b;          // packed panels
+  int64_t n;                 // columns
   void* out;
-  int64_t out_stride;              // elements between rows of the output
+  int64_t out_stride;  // elements between rows of the output
   Epilogue epilogue;
 };
 
@@ -62,10 +62,10 @@ struct DepthwiseParams {
   const uint8_t* x;
   ConvGeometry conv;
   int64_t channels, kernel_h;
-  int64_t repeats;                 // 1, or 2 for wide weights
-  const uint8_t* pad_row;          // channels bytes of the input's zero point
-  const uint8_t* weight;           // packed (pack.h)
-  void* out;                       // NHWC
+  int64_t repeats;         // 1, or 2 for wide weights
+  const uint8_t* pad_row;  // channels bytes of the input's zero point
+  const uint8_t* weight;   // packed (pack.h)
+  void* out;               // NHWC
   Epilogue epilogue;
 };
 
@@ -75,9 +75,9 @@ struct PoolParams {
   int64_t channels, kernel_h;
   uint8_t* out;
   bool count_include_pad;
-  int64_t divisor;                 // 0: number of taps counted
+  int64_t divisor;  // 0: number of taps counted
   int32_t zero_point;
-  uint8_t in_xor;                  // the pools keep scale and zero point; bytes go out as they came in
+  uint8_t in_xor;  // the pools keep scale and zero point; bytes go out as they came in
 };
 
 struct BinaryParams {
@@ -85,15 +85,15 @@ struct BinaryParams {
   const uint8_t* b;
   uint8_t* out;
   int32_t a_zero_point, b_zero_point, out_zero_point;  // uint8 domain
-  float a_mult, b_mult;            // mul uses a_mult alone
+  float a_mult, b_mult;                                // mul uses a_mult alone
   uint8_t a_xor, b_xor, out_xor, lo, hi;
 };
 
 struct KernelTable {
   const char* name;
-  int32_t lanes;                   // int32 lanes of a vector
-  int32_t k_per_lane;              // values of K in one 32-bit lane: 4 (u8) or 2 (widened to s16)
-  int32_t panel_vectors;           // vectors across a full panel, <= kPanelVectors
+  int32_t lanes;          // int32 lanes of a vector
+  int32_t k_per_lane;     // values of K in one 32-bit lane: 4 (u8) or 2 (widened to s16)
+  int32_t panel_vectors;  // vectors across a full panel, <= kPanelVectors
   size_t (*igemm_scratch)(const IgemmParams&);
   void (*igemm)(const IgemmParams&, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch);
   size_t (*depthwise_scratch)(const DepthwiseParams&);
@@ -102,7 +102,8 @@ struct KernelTable {
   void (*avg_pool)(const PoolParams&, int64_t row0, int64_t row1);
   void (*quantize_u8)(const float* x, int64_t n, float inv_scale, int32_t zero_point, uint8_t out_xor, uint8_t* out);
   void (*quantize_i32)(const float* x, int64_t n, float inv_scale, int32_t zero_point, int32_t* out);
-  void (*quantize_channel)(const float* x, int64_t outer, int64_t channels, int64_t inner, const float* inv_scale, const int32_t* zero_point, int32_t lo, int32_t hi, int32_t* out);
+  void (*quantize_channel)(const float* x, int64_t outer, int64_t channels, int64_t inner, const float* inv_scale,
+                           const int32_t* zero_point, int32_t lo, int32_t hi, int32_t* out);
   void (*dequantize_u8)(const uint8_t* x, int64_t n, float scale, int32_t zero_point, uint8_t x_xor, float* out);
   void (*dequantize_i32)(const int32_t* x, int64_t n, float scale, int32_t zero_point, float* out);
   void (*requantize)(const int32_t* acc, int64_t n, float mult, int32_t zero_point, uint8_t out_xor, uint8_t* out);

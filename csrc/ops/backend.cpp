@@ -10,11 +10,11 @@ namespace {
 int64_t current() { return current_isa(); }
 int64_t count() { return isa_count(); }
 std::string name(int64_t index) {
-  require(index >= 0 && index < isa_count(), "isa_name: no instruction set number " + std::to_string(index));
+  ZP_REQUIRE(index >= 0 && index < isa_count(), "isa_name: no instruction set number " + std::to_string(index));
   return isa_at(static_cast<int>(index)).table->name;
 }
 bool available(int64_t index) {
-  require(index >= 0 && index < isa_count(), "isa_available: no instruction set number " + std::to_string(index));
+  ZP_REQUIRE(index >= 0 && index < isa_count(), "isa_available: no instruction set number " + std::to_string(index));
   return isa_at(static_cast<int>(index)).available;
 }
 // Operations done in `iterations` rounds of the dot product on registers.

@@ -13,14 +13,18 @@ constexpr int64_t kFewChannels = 16;
 
 PackKind conv_kind(int64_t groups, int64_t out_channels, int64_t channels_per_group, int64_t dilation_w) {
   if (groups > 1 && channels_per_group == 1 && out_channels == groups) return PackKind::kDepthwise;
-  return groups == 1 && channels_per_group < kFewChannels && dilation_w == 1 ? PackKind::kMergedRows : PackKind::kDirect;
+  return groups == 1 && channels_per_group < kFewChannels && dilation_w == 1 ? PackKind::kMergedRows
+                                                                             : PackKind::kDirect;
 }
 
 Tensor conv2d_pack(Tensor weight, OptionalTensor zero_point, std::vector<int64_t> dilation, int64_t groups) {
-  require(weight.dim() == 4 && weight.scalar_type() == ScalarType::Char, "conv2d_pack: weight must be int8 [out_channels, in_channels / groups, kernel_h, kernel_w]");
-  require(weight.numel() > 0, "conv2d_pack: weight must not be empty");
-  require(groups >= 1 && weight.size(0) % groups == 0, "conv2d_pack: out_channels " + std::to_string(weight.size(0)) + " is not divisible by groups " + std::to_string(groups));
-  require(dilation.size() == 2, "conv2d_pack: dilation needs 2 values");
+  ZP_REQUIRE(weight.dim() == 4 && weight.scalar_type() == ScalarType::Char,
+             "conv2d_pack: weight must be int8 [out_channels, in_channels / groups, kernel_h, kernel_w]");
+  ZP_REQUIRE(weight.numel() > 0, "conv2d_pack: weight must not be empty");
+  ZP_REQUIRE(groups >= 1 && weight.size(0) % groups == 0, "conv2d_pack: out_channels " +
+                                                              std::to_string(weight.size(0)) +
+                                                              " is not divisible by groups " + std::to_string(groups));
+  ZP_REQUIRE(dilation.size() == 2, "conv2d_pack: dilation needs 2 values");
   WeightView v = {};
   v.data = static_cast<const int8_t*>(weight.data_ptr());
   v.groups = groups;
@@ -33,7 +37,9 @@ Tensor conv2d_pack(Tensor weight, OptionalTensor zero_point, std::vector<int64_t
   v.stride_h = weight.stride(2);
   v.stride_w = weight.stride(3);
   if (zero_point) {
-    require(zero_point->scalar_type() == ScalarType::Long && zero_point->is_contiguous() && (zero_point->numel() == 1 || zero_point->numel() == weight.size(0)), "conv2d_pack: weight_zero_point must be contiguous int64 with 1 or out_channels values");
+    ZP_REQUIRE(zero_point->scalar_type() == ScalarType::Long && zero_point->is_contiguous() &&
+                   (zero_point->numel() == 1 || zero_point->numel() == weight.size(0)),
+               "conv2d_pack: weight_zero_point must be contiguous int64 with 1 or out_channels values");
     v.zero_point = static_cast<const int64_t*>(zero_point->data_ptr());
     v.zero_point_step = zero_point->numel() == 1 ? 0 : 1;
   }
@@ -94,17 +100,29 @@ int64_t output_extent(int64_t in, int64_t kernel, int64_t stride, int64_t pad, i
   return span < 0 ? 0 : span / stride + 1;
 }
 
-Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTensor, OptionalTensor bias, std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups, double x_scale, int64_t x_zero_point, double scale, int64_t zero_point, int64_t quant_min, int64_t quant_max, ScalarType dtype, OptionalTensor residual, double residual_scale, int64_t residual_zero_point, double sum_scale, int64_t sum_zero_point, int64_t sum_min, int64_t sum_max, OptionalTensor table) {
+Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTensor, OptionalTensor bias,
+              std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
+              double x_scale, int64_t x_zero_point, double scale, int64_t zero_point, int64_t quant_min,
+              int64_t quant_max, ScalarType dtype, OptionalTensor residual, double residual_scale,
+              int64_t residual_zero_point, double sum_scale, int64_t sum_zero_point, int64_t sum_min, int64_t sum_max,
+              OptionalTensor table) {
   constexpr const char* what = "conv2d";
   const KernelTable& kernel = kernels();
-  require(is_byte(x) && x.dim() == 4, "conv2d: x must be uint8 or int8 [N, C, H, W]");
-  require(weight.dim() == 4, "conv2d: weight must have 4 dimensions");
-  require(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2, "conv2d: stride, padding and dilation need 2 values each");
-  require(stride[0] > 0 && stride[1] > 0 && dilation[0] > 0 && dilation[1] > 0 && padding[0] >= 0 && padding[1] >= 0, "conv2d: stride and dilation must be positive, padding not negative");
-  const int64_t out_channels = weight.size(0), channels = x.size(1), kernel_h = weight.size(2), kernel_w = weight.size(3);
-  require(groups >= 1 && channels == weight.size(1) * groups, "conv2d: x has " + std::to_string(channels) + " channels, the weight expects " + std::to_string(weight.size(1) * groups));
+  ZP_REQUIRE(is_byte(x) && x.dim() == 4, "conv2d: x must be uint8 or int8 [N, C, H, W]");
+  ZP_REQUIRE(weight.dim() == 4, "conv2d: weight must have 4 dimensions");
+  ZP_REQUIRE(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
+             "conv2d: stride, padding and dilation need 2 values each");
+  ZP_REQUIRE(stride[0] > 0 && stride[1] > 0 && dilation[0] > 0 && dilation[1] > 0 && padding[0] >= 0 && padding[1] >= 0,
+             "conv2d: stride and dilation must be positive, padding not negative");
+  const int64_t out_channels = weight.size(0), channels = x.size(1), kernel_h = weight.size(2),
+                kernel_w = weight.size(3);
+  ZP_REQUIRE(groups >= 1 && channels == weight.size(1) * groups, "conv2d: x has " + std::to_string(channels) +
+                                                                     " channels, the weight expects " +
+                                                                     std::to_string(weight.size(1) * groups));
   const PackedHeader& h = read_header(bytes(packed), packed.numel(), kernel, what);
-  require(h.kind == conv_kind(groups, out_channels, weight.size(1), dilation[1]) && h.kernel_w == kernel_w && h.groups * h.n == out_channels, "conv2d: `packed` was made for other groups, dilation or shape");
+  ZP_REQUIRE(h.kind == conv_kind(groups, out_channels, weight.size(1), dilation[1]) && h.kernel_w == kernel_w &&
+                 h.groups * h.n == out_channels,
+             "conv2d: `packed` was made for other groups, dilation or shape");
 
   ConvGeometry g = {};
   g.in_h = x.size(2);
@@ -118,15 +136,24 @@ Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
   g.dilation_w = dilation[1];
   g.out_h = output_extent(g.in_h, kernel_h, stride[0], padding[0], dilation[0]);
   g.out_w = output_extent(g.in_w, kernel_w, stride[1], padding[1], dilation[1]);
-  require(g.out_h > 0 && g.out_w > 0, "conv2d: the kernel does not fit into the padded input of " + std::to_string(g.in_h) + "x" + std::to_string(g.in_w));
+  ZP_REQUIRE(g.out_h > 0 && g.out_w > 0, "conv2d: the kernel does not fit into the padded input of " +
+                                             std::to_string(g.in_h) + "x" + std::to_string(g.in_w));
   g.row_stride = g.in_w * channels;
   g.image_stride = g.in_h * g.row_stride;
   const int64_t batch = x.size(0);
   const std::vector<int64_t> sizes = {batch, out_channels, g.out_h, g.out_w};
   Tensor out = empty_strided(sizes, channels_last_strides(sizes), dtype);
-  TailSpec tail{.residual = {}, .residual_scale = residual_scale, .residual_zero_point = residual_zero_point, .sum_scale = sum_scale, .sum_zero_point = sum_zero_point, .sum_min = sum_min, .sum_max = sum_max, .table = table};
+  TailSpec tail{.residual = {},
+                .residual_scale = residual_scale,
+                .residual_zero_point = residual_zero_point,
+                .sum_scale = sum_scale,
+                .sum_zero_point = sum_zero_point,
+                .sum_min = sum_min,
+                .sum_max = sum_max,
+                .table = table};
   if (residual) {
-    require(is_byte(*residual) && sizes_of(*residual) == sizes, "conv2d: residual must be 8 bit with the output's shape");
+    ZP_REQUIRE(is_byte(*residual) && sizes_of(*residual) == sizes,
+               "conv2d: residual must be 8 bit with the output's shape");
     tail.residual = to_channels_last(*residual);
   }
   if (batch == 0) return out;
@@ -135,7 +162,8 @@ Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
   epilogue.residual_stride = out_channels;
 
   const auto pad_value = static_cast<uint8_t>(to_u8_domain(x_zero_point, x.scalar_type()));
-  const bool copies = h.kind == PackKind::kMergedRows || sign_flip(x.scalar_type()) || (h.kind == PackKind::kDirect && h.kc % 4);
+  const bool copies =
+      h.kind == PackKind::kMergedRows || sign_flip(x.scalar_type()) || (h.kind == PackKind::kDirect && h.kc % 4);
   if (!copies) x = to_channels_last(x);
   const uint8_t* input = copies ? padded_copy(x, pad_value, g) : bytes(x);
   // Padding row of zero points, kept at the end of this thread's input scratch only while unpadded
@@ -161,7 +189,9 @@ Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
     p.out = out.data_ptr();
     p.epilogue = epilogue;
     const size_t scratch_bytes = kernel.depthwise_scratch(p);
-    parallel(batch * g.out_h, g.out_w * channels * kernel_h * kernel_w / 8, [&](int64_t begin, int64_t end) { kernel.depthwise(p, begin, end, scratch(Scratch::kWorker, scratch_bytes)); });
+    parallel(batch * g.out_h, g.out_w * channels * kernel_h * kernel_w / 8, [&](int64_t begin, int64_t end) {
+      kernel.depthwise(p, begin, end, scratch(Scratch::kWorker, scratch_bytes));
+    });
     return out;
   }
 

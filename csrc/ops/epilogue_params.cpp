@@ -6,10 +6,13 @@ namespace zeropoint {
 
 void check_qparams(const char* what, const char* name, double scale, int64_t zero_point, ScalarType dtype) {
   const float s = static_cast<float>(scale);
-  require(std::isfinite(s) && s > 0, std::string(what) + ": " + name + "_scale must be finite and > 0 in float32, got " + std::to_string(scale));
+  ZP_REQUIRE(std::isfinite(s) && s > 0, std::string(what) + ": " + name +
+                                            "_scale must be finite and > 0 in float32, got " + std::to_string(scale));
   const int64_t lo = dtype == ScalarType::Char ? -128 : 0;
   if (dtype == ScalarType::Byte || dtype == ScalarType::Char)
-    require(zero_point >= lo && zero_point <= lo + 255, std::string(what) + ": " + name + "_zero_point " + std::to_string(zero_point) + " is outside [" + std::to_string(lo) + ", " + std::to_string(lo + 255) + "]");
+    ZP_REQUIRE(zero_point >= lo && zero_point <= lo + 255,
+               std::string(what) + ": " + name + "_zero_point " + std::to_string(zero_point) + " is outside [" +
+                   std::to_string(lo) + ", " + std::to_string(lo + 255) + "]");
 }
 
 int64_t slots_per_group(const PackedHeader& h) {
@@ -17,10 +20,16 @@ int64_t slots_per_group(const PackedHeader& h) {
   return (h.n + lanes - 1) / lanes * lanes;
 }
 
-Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader& h, const Tensor& w_scale, const OptionalTensor& bias, const OutputSpec& spec, const TailSpec& tail) {
+Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader& h, const Tensor& w_scale,
+                       const OptionalTensor& bias, const OutputSpec& spec, const TailSpec& tail) {
   const int64_t columns = h.groups * h.n;
-  require(w_scale.scalar_type() == ScalarType::Float && w_scale.is_contiguous() && (w_scale.numel() == 1 || w_scale.numel() == columns), std::string(what) + ": w_scale must be contiguous float32 with 1 or " + std::to_string(columns) + " values");
-  if (bias) require(bias->scalar_type() == ScalarType::Float && bias->is_contiguous() && bias->numel() == columns, std::string(what) + ": bias must be contiguous float32 with " + std::to_string(columns) + " values");
+  ZP_REQUIRE(
+      w_scale.scalar_type() == ScalarType::Float && w_scale.is_contiguous() &&
+          (w_scale.numel() == 1 || w_scale.numel() == columns),
+      std::string(what) + ": w_scale must be contiguous float32 with 1 or " + std::to_string(columns) + " values");
+  if (bias)
+    ZP_REQUIRE(bias->scalar_type() == ScalarType::Float && bias->is_contiguous() && bias->numel() == columns,
+               std::string(what) + ": bias must be contiguous float32 with " + std::to_string(columns) + " values");
   check_qparams(what, "x", spec.x_scale, spec.x_zero_point, spec.x_dtype);
 
   Epilogue e;
@@ -53,8 +62,9 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
   bool finite = true;
   for (int64_t group = 0; group < h.groups; ++group) {
     int64_t slot = group * per_group;
-    for (int64_t first = 0; first < h.n; ) {
-      const int64_t vectors = h.kind == PackKind::kDepthwise ? 4 : vectors_of_panel(h.n - first, h.lanes, h.panel_vectors);
+    for (int64_t first = 0; first < h.n;) {
+      const int64_t vectors =
+          h.kind == PackKind::kDepthwise ? 4 : vectors_of_panel(h.n - first, h.lanes, h.panel_vectors);
       for (int64_t v = 0; v < vectors; ++v)
         for (int64_t lane = 0; lane < h.lanes; ++lane, ++slot) {
           const int64_t column = first + panel_column(v, lane, vectors);
@@ -73,10 +83,12 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
       first += vectors * h.lanes;
     }
   }
-  require(finite, std::string(what) + ": x_scale * w_scale / y_scale or bias / y_scale is not finite in float32 for some output channel");
+  ZP_REQUIRE(finite,
+             std::string(what) +
+                 ": x_scale * w_scale / y_scale or bias / y_scale is not finite in float32 for some output channel");
 
   if (tail.residual) {
-    require(quantized, std::string(what) + ": a residual needs an 8-bit output");
+    ZP_REQUIRE(quantized, std::string(what) + ": a residual needs an 8-bit output");
     const ScalarType dtype = tail.residual->scalar_type();
     check_qparams(what, "residual", tail.residual_scale, tail.residual_zero_point, dtype);
     check_qparams(what, "sum", tail.sum_scale, tail.sum_zero_point, spec.dtype);
@@ -92,7 +104,8 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
   }
   if (tail.table) {
     // Tables map bytes as stored; the kernel looks up in the uint8 domain and flips after.
-    require(quantized && tail.table->numel() == 256 && is_byte(*tail.table) && tail.table->is_contiguous(), std::string(what) + ": table must be 256 contiguous 8-bit values and the output 8 bit");
+    ZP_REQUIRE(quantized && tail.table->numel() == 256 && is_byte(*tail.table) && tail.table->is_contiguous(),
+               std::string(what) + ": table must be 256 contiguous 8-bit values and the output 8 bit");
     e.table = bytes(*tail.table);
     if (e.out_xor) {
       static thread_local uint8_t flipped[256];

@@ -10,9 +10,9 @@ struct OutputSpec {
   double x_scale;
   int64_t x_zero_point;
   ScalarType x_dtype;
-  double scale;              // ignored unless the output is 8 bit
+  double scale;  // ignored unless the output is 8 bit
   int64_t zero_point, quant_min, quant_max;
-  ScalarType dtype;          // Byte, Char, Float or Int
+  ScalarType dtype;  // Byte, Char, Float or Int
 };
 
 // Optional tail: residual addition, then table.
@@ -28,7 +28,8 @@ struct TailSpec {
 // Fills `e` for all groups; arrays live in the calling thread's scratch until its next operator. Group g
 // begins at slot g * slots_per_group(h).
 int64_t slots_per_group(const PackedHeader& h);
-Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader& h, const Tensor& w_scale, const OptionalTensor& bias, const OutputSpec& spec, const TailSpec& tail);
+Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader& h, const Tensor& w_scale,
+                       const OptionalTensor& bias, const OutputSpec& spec, const TailSpec& tail);
 
 void check_qparams(const char* what, const char* name, double scale, int64_t zero_point, ScalarType dtype);
 

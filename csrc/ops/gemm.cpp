@@ -17,11 +17,16 @@ void run_igemm(const KernelTable& table, const IgemmParams& p, int64_t m) {
   if (threads == 1) {
     table.igemm(p, 0, m, 0, panels, scratch(Scratch::kWorker, scratch_bytes));
   } else if (by_panels || by_panels_only) {
-    parallel(panels, m * k * panel_cols / 32, [&](int64_t begin, int64_t end) { table.igemm(p, 0, m, begin, end, scratch(Scratch::kWorker, scratch_bytes)); });
+    parallel(panels, m * k * panel_cols / 32, [&](int64_t begin, int64_t end) {
+      table.igemm(p, 0, m, begin, end, scratch(Scratch::kWorker, scratch_bytes));
+    });
   } else {
     // Whole register tiles, about equal shares.
     const int64_t tiles = (m + kMaxRows - 1) / kMaxRows;
-    parallel(tiles, kMaxRows * k * p.n / 32, [&](int64_t begin, int64_t end) { table.igemm(p, begin * kMaxRows, std::min(m, end * kMaxRows), 0, panels, scratch(Scratch::kWorker, scratch_bytes)); });
+    parallel(tiles, kMaxRows * k * p.n / 32, [&](int64_t begin, int64_t end) {
+      table.igemm(p, begin * kMaxRows, std::min(m, end * kMaxRows), 0, panels,
+                  scratch(Scratch::kWorker, scratch_bytes));
+    });
   }
 }
 

@@ -5,8 +5,9 @@ namespace zeropoint {
 namespace {
 
 WeightView linear_view(const Tensor& weight, const OptionalTensor& zero_point) {
-  require(weight.dim() == 2 && weight.scalar_type() == ScalarType::Char, "linear_pack: weight must be int8 [out_features, in_features]");
-  require(weight.size(1) > 0, "linear_pack: in_features must be at least 1");
+  ZP_REQUIRE(weight.dim() == 2 && weight.scalar_type() == ScalarType::Char,
+             "linear_pack: weight must be int8 [out_features, in_features]");
+  ZP_REQUIRE(weight.size(1) > 0, "linear_pack: in_features must be at least 1");
   WeightView v = {};
   v.data = static_cast<const int8_t*>(weight.data_ptr());
   v.groups = 1;
@@ -16,7 +17,9 @@ WeightView linear_view(const Tensor& weight, const OptionalTensor& zero_point) {
   v.stride_n = weight.stride(0);
   v.stride_c = weight.stride(1);
   if (zero_point) {
-    require(zero_point->scalar_type() == ScalarType::Long && zero_point->is_contiguous() && (zero_point->numel() == 1 || zero_point->numel() == v.n), "linear_pack: weight_zero_point must be contiguous int64 with 1 or out_features values");
+    ZP_REQUIRE(zero_point->scalar_type() == ScalarType::Long && zero_point->is_contiguous() &&
+                   (zero_point->numel() == 1 || zero_point->numel() == v.n),
+               "linear_pack: weight_zero_point must be contiguous int64 with 1 or out_features values");
     v.zero_point = static_cast<const int64_t*>(zero_point->data_ptr());
     v.zero_point_step = zero_point->numel() == 1 ? 0 : 1;
   }
@@ -31,22 +34,37 @@ Tensor linear_pack(Tensor weight, OptionalTensor zero_point) {
   return blob;
 }
 
-Tensor linear(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTensor, OptionalTensor bias, double x_scale, int64_t x_zero_point, double scale, int64_t zero_point, int64_t quant_min, int64_t quant_max, ScalarType dtype, OptionalTensor residual, double residual_scale, int64_t residual_zero_point, double sum_scale, int64_t sum_zero_point, int64_t sum_min, int64_t sum_max, OptionalTensor table) {
+Tensor linear(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTensor, OptionalTensor bias,
+              double x_scale, int64_t x_zero_point, double scale, int64_t zero_point, int64_t quant_min,
+              int64_t quant_max, ScalarType dtype, OptionalTensor residual, double residual_scale,
+              int64_t residual_zero_point, double sum_scale, int64_t sum_zero_point, int64_t sum_min, int64_t sum_max,
+              OptionalTensor table) {
   constexpr const char* what = "linear";
   const KernelTable& kernel = kernels();
-  require(is_byte(x) && x.dim() >= 1, "linear: x must be uint8 or int8 [..., in_features]");
+  ZP_REQUIRE(is_byte(x) && x.dim() >= 1, "linear: x must be uint8 or int8 [..., in_features]");
   const PackedHeader& h = read_header(bytes(packed), packed.numel(), kernel, what);
-  require(h.kind == PackKind::kDirect && h.unique_taps == 1 && h.groups == 1, "linear: `packed` is a packed convolution weight; use linear_pack");
-  require(x.size(-1) == h.kc, "linear: x has " + std::to_string(x.size(-1)) + " features in its last dimension, the weight expects " + std::to_string(h.kc));
-  require(weight.dim() == 2 && weight.size(0) == h.n && weight.size(1) == h.kc, "linear: weight and packed disagree in shape");
+  ZP_REQUIRE(h.kind == PackKind::kDirect && h.unique_taps == 1 && h.groups == 1,
+             "linear: `packed` is a packed convolution weight; use linear_pack");
+  ZP_REQUIRE(x.size(-1) == h.kc, "linear: x has " + std::to_string(x.size(-1)) +
+                                     " features in its last dimension, the weight expects " + std::to_string(h.kc));
+  ZP_REQUIRE(weight.dim() == 2 && weight.size(0) == h.n && weight.size(1) == h.kc,
+             "linear: weight and packed disagree in shape");
   x = torch::stable::contiguous(x);
   std::vector<int64_t> sizes = sizes_of(x);
   sizes.back() = h.n;
   const int64_t m = x.numel() / h.kc;
   Tensor out = empty_contiguous(sizes, dtype);
-  TailSpec tail{.residual = {}, .residual_scale = residual_scale, .residual_zero_point = residual_zero_point, .sum_scale = sum_scale, .sum_zero_point = sum_zero_point, .sum_min = sum_min, .sum_max = sum_max, .table = table};
+  TailSpec tail{.residual = {},
+                .residual_scale = residual_scale,
+                .residual_zero_point = residual_zero_point,
+                .sum_scale = sum_scale,
+                .sum_zero_point = sum_zero_point,
+                .sum_min = sum_min,
+                .sum_max = sum_max,
+                .table = table};
   if (residual) {
-    require(is_byte(*residual) && sizes_of(*residual) == sizes, "linear: residual must be 8 bit with the output's shape");
+    ZP_REQUIRE(is_byte(*residual) && sizes_of(*residual) == sizes,
+               "linear: residual must be 8 bit with the output's shape");
     tail.residual = torch::stable::contiguous(*residual);
   }
   if (m == 0 || h.n == 0) return out;

@@ -5,21 +5,28 @@
 namespace zeropoint {
 namespace {
 
-int64_t pooled_extent(const char* what, int64_t in, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation, bool ceil_mode) {
+int64_t pooled_extent(const char* what, int64_t in, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation,
+                      bool ceil_mode) {
   const int64_t span = in + 2 * pad - dilation * (kernel - 1) - 1;
   int64_t out = span < 0 ? 0 : (span + (ceil_mode ? stride - 1 : 0)) / stride + 1;
   // The last window must start inside the input or its left padding.
   if (ceil_mode && (out - 1) * stride >= in + pad) --out;
-  require(out > 0, std::string(what) + ": the window does not fit into the padded input of extent " + std::to_string(in));
+  ZP_REQUIRE(out > 0,
+             std::string(what) + ": the window does not fit into the padded input of extent " + std::to_string(in));
   return out;
 }
 
-PoolParams make_params(const char* what, const Tensor& x, const std::vector<int64_t>& kernel, const std::vector<int64_t>& stride, const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation, bool ceil_mode) {
-  require(kernel.size() == 2 && stride.size() == 2 && padding.size() == 2 && dilation.size() == 2, std::string(what) + ": kernel_size, stride, padding and dilation need 2 values each");
+PoolParams make_params(const char* what, const Tensor& x, const std::vector<int64_t>& kernel,
+                       const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                       const std::vector<int64_t>& dilation, bool ceil_mode) {
+  ZP_REQUIRE(kernel.size() == 2 && stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
+             std::string(what) + ": kernel_size, stride, padding and dilation need 2 values each");
   for (int i = 0; i < 2; ++i) {
     const auto d = static_cast<size_t>(i);
-    require(kernel[d] > 0 && stride[d] > 0 && dilation[d] > 0, std::string(what) + ": kernel_size, stride and dilation must be positive");
-    require(padding[d] >= 0 && padding[d] * 2 <= kernel[d], std::string(what) + ": padding must be at most half of the kernel size");
+    ZP_REQUIRE(kernel[d] > 0 && stride[d] > 0 && dilation[d] > 0,
+               std::string(what) + ": kernel_size, stride and dilation must be positive");
+    ZP_REQUIRE(padding[d] >= 0 && padding[d] * 2 <= kernel[d],
+               std::string(what) + ": padding must be at most half of the kernel size");
   }
   PoolParams p = {};
   ConvGeometry& g = p.conv;
@@ -42,14 +49,17 @@ PoolParams make_params(const char* what, const Tensor& x, const std::vector<int6
   return p;
 }
 
-void check_input(const char* what, const Tensor& x) { require(is_byte(x) && x.dim() == 4, std::string(what) + ": x must be uint8 or int8 [N, C, H, W]"); }
+void check_input(const char* what, const Tensor& x) {
+  ZP_REQUIRE(is_byte(x) && x.dim() == 4, std::string(what) + ": x must be uint8 or int8 [N, C, H, W]");
+}
 
 Tensor empty_output(const Tensor& x, int64_t out_h, int64_t out_w) {
   const std::vector<int64_t> sizes = {x.size(0), x.size(1), out_h, out_w};
   return empty_strided(sizes, channels_last_strides(sizes), x.scalar_type());
 }
 
-Tensor max_pool2d(Tensor x, std::vector<int64_t> kernel_size, std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation, bool ceil_mode) {
+Tensor max_pool2d(Tensor x, std::vector<int64_t> kernel_size, std::vector<int64_t> stride, std::vector<int64_t> padding,
+                  std::vector<int64_t> dilation, bool ceil_mode) {
   check_input("max_pool2d", x);
   x = to_channels_last(x);
   PoolParams p = make_params("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode);
@@ -57,13 +67,16 @@ Tensor max_pool2d(Tensor x, std::vector<int64_t> kernel_size, std::vector<int64_
   p.x = bytes(x);
   p.out = bytes(out);
   const KernelTable& kernel = kernels();
-  parallel(x.size(0) * p.conv.out_h, p.conv.out_w * p.channels * kernel_size[0] * kernel_size[1] / 4, [&](int64_t begin, int64_t end) { kernel.max_pool(p, begin, end); });
+  parallel(x.size(0) * p.conv.out_h, p.conv.out_w * p.channels * kernel_size[0] * kernel_size[1] / 4,
+           [&](int64_t begin, int64_t end) { kernel.max_pool(p, begin, end); });
   return out;
 }
 
-Tensor avg_pool2d(Tensor x, int64_t zero_point, std::vector<int64_t> kernel_size, std::vector<int64_t> stride, std::vector<int64_t> padding, bool ceil_mode, bool count_include_pad, std::optional<int64_t> divisor_override) {
+Tensor avg_pool2d(Tensor x, int64_t zero_point, std::vector<int64_t> kernel_size, std::vector<int64_t> stride,
+                  std::vector<int64_t> padding, bool ceil_mode, bool count_include_pad,
+                  std::optional<int64_t> divisor_override) {
   check_input("avg_pool2d", x);
-  require(!divisor_override || *divisor_override != 0, "avg_pool2d: divisor_override must not be 0");
+  ZP_REQUIRE(!divisor_override || *divisor_override != 0, "avg_pool2d: divisor_override must not be 0");
   x = to_channels_last(x);
   PoolParams p = make_params("avg_pool2d", x, kernel_size, stride, padding, {1, 1}, ceil_mode);
   Tensor out = empty_output(x, p.conv.out_h, p.conv.out_w);
@@ -73,17 +86,21 @@ Tensor avg_pool2d(Tensor x, int64_t zero_point, std::vector<int64_t> kernel_size
   p.count_include_pad = count_include_pad;
   p.divisor = divisor_override.value_or(0);
   const KernelTable& kernel = kernels();
-  parallel(x.size(0) * p.conv.out_h, p.conv.out_w * p.channels * kernel_size[0] * kernel_size[1] / 4, [&](int64_t begin, int64_t end) { kernel.avg_pool(p, begin, end); });
+  parallel(x.size(0) * p.conv.out_h, p.conv.out_w * p.channels * kernel_size[0] * kernel_size[1] / 4,
+           [&](int64_t begin, int64_t end) { kernel.avg_pool(p, begin, end); });
   return out;
 }
 
 // Window i of `out` over `in` is [floor(i * in / out), ceil((i + 1) * in / out)).
 Tensor adaptive_avg_pool2d(Tensor x, int64_t zero_point, std::vector<int64_t> output_size) {
   check_input("adaptive_avg_pool2d", x);
-  require(output_size.size() == 2 && output_size[0] >= 0 && output_size[1] >= 0, "adaptive_avg_pool2d: output_size needs 2 non-negative values");
-  require(x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0, "adaptive_avg_pool2d: channels, height and width must not be 0");
+  ZP_REQUIRE(output_size.size() == 2 && output_size[0] >= 0 && output_size[1] >= 0,
+             "adaptive_avg_pool2d: output_size needs 2 non-negative values");
+  ZP_REQUIRE(x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0,
+             "adaptive_avg_pool2d: channels, height and width must not be 0");
   x = to_channels_last(x);
-  const int64_t out_h = output_size[0], out_w = output_size[1], in_h = x.size(2), in_w = x.size(3), channels = x.size(1);
+  const int64_t out_h = output_size[0], out_w = output_size[1], in_h = x.size(2), in_w = x.size(3),
+                channels = x.size(1);
   Tensor out = empty_output(x, out_h, out_w);
   const KernelTable& kernel = kernels();
   if (out_w == 0) return out;
@@ -97,7 +114,19 @@ Tensor adaptive_avg_pool2d(Tensor x, int64_t zero_point, std::vector<int64_t> ou
         PoolParams p = {};
         p.channels = channels;
         p.kernel_h = h1 - h0;
-        p.conv = {.in_h = h1 - h0, .in_w = w1 - w0, .out_h = 1, .out_w = 1, .kernel_w = w1 - w0, .stride_h = 1, .stride_w = 1, .pad_h = 0, .pad_w = 0, .dilation_h = 1, .dilation_w = 1, .row_stride = in_w * channels, .image_stride = in_h * in_w * channels};
+        p.conv = {.in_h = h1 - h0,
+                  .in_w = w1 - w0,
+                  .out_h = 1,
+                  .out_w = 1,
+                  .kernel_w = w1 - w0,
+                  .stride_h = 1,
+                  .stride_w = 1,
+                  .pad_h = 0,
+                  .pad_w = 0,
+                  .dilation_h = 1,
+                  .dilation_w = 1,
+                  .row_stride = in_w * channels,
+                  .image_stride = in_h * in_w * channels};
         p.in_xor = sign_flip(x.scalar_type());
         p.zero_point = to_u8_domain(zero_point, x.scalar_type());
         p.x = bytes(x) + ((n * in_h + h0) * in_w + w0) * channels;

@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kBlock = 4096;  // elements a thread takes at a time
 
 Tensor quantize_per_tensor(Tensor x, double scale, int64_t zero_point, ScalarType dtype) {
-  require(x.scalar_type() == ScalarType::Float, "quantize_per_tensor: x must be float32");
+  ZP_REQUIRE(x.scalar_type() == ScalarType::Float, "quantize_per_tensor: x must be float32");
   check_qparams("quantize_per_tensor", "y", scale, zero_point, dtype);
   x = dense(x);
   Tensor out = empty_like_dense(x, dtype);
@@ -20,18 +20,24 @@ Tensor quantize_per_tensor(Tensor x, double scale, int64_t zero_point, ScalarTyp
   const KernelTable& kernel = kernels();
   if (dtype == ScalarType::Int) {
     auto* target = static_cast<int32_t*>(out.data_ptr());
-    parallel((n + kBlock - 1) / kBlock, kBlock, [&](int64_t begin, int64_t end) { kernel.quantize_i32(source + begin * kBlock, std::min(n, end * kBlock) - begin * kBlock, inv_scale, static_cast<int32_t>(zero_point), target + begin * kBlock); });
+    parallel((n + kBlock - 1) / kBlock, kBlock, [&](int64_t begin, int64_t end) {
+      kernel.quantize_i32(source + begin * kBlock, std::min(n, end * kBlock) - begin * kBlock, inv_scale,
+                          static_cast<int32_t>(zero_point), target + begin * kBlock);
+    });
   } else {
-    require(is_byte(out), "quantize_per_tensor: dtype must be uint8, int8 or int32");
+    ZP_REQUIRE(is_byte(out), "quantize_per_tensor: dtype must be uint8, int8 or int32");
     uint8_t* target = bytes(out);
-    parallel((n + kBlock - 1) / kBlock, kBlock, [&](int64_t begin, int64_t end) { kernel.quantize_u8(source + begin * kBlock, std::min(n, end * kBlock) - begin * kBlock, inv_scale, to_u8_domain(zero_point, dtype), sign_flip(dtype), target + begin * kBlock); });
+    parallel((n + kBlock - 1) / kBlock, kBlock, [&](int64_t begin, int64_t end) {
+      kernel.quantize_u8(source + begin * kBlock, std::min(n, end * kBlock) - begin * kBlock, inv_scale,
+                         to_u8_domain(zero_point, dtype), sign_flip(dtype), target + begin * kBlock);
+    });
   }
   return out;
 }
 
 Tensor dequantize_per_tensor(Tensor q, double scale, int64_t zero_point) {
   const ScalarType dtype = q.scalar_type();
-  require(is_byte(q) || dtype == ScalarType::Int, "dequantize_per_tensor: q must be uint8, int8 or int32");
+  ZP_REQUIRE(is_byte(q) || dtype == ScalarType::Int, "dequantize_per_tensor: q must be uint8, int8 or int32");
   check_qparams("dequantize_per_tensor", "q", scale, zero_point, dtype);
   q = dense(q);
   Tensor out = empty_like_dense(q, ScalarType::Float);
@@ -42,9 +48,11 @@ Tensor dequantize_per_tensor(Tensor q, double scale, int64_t zero_point) {
   parallel((n + kBlock - 1) / kBlock, kBlock, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * kBlock, count = std::min(n, end * kBlock) - first;
     if (dtype == ScalarType::Int)
-      kernel.dequantize_i32(static_cast<const int32_t*>(q.data_ptr()) + first, count, s, static_cast<int32_t>(zero_point), target + first);
+      kernel.dequantize_i32(static_cast<const int32_t*>(q.data_ptr()) + first, count, s,
+                            static_cast<int32_t>(zero_point), target + first);
     else
-      kernel.dequantize_u8(bytes(q) + first, count, s, to_u8_domain(zero_point, dtype), sign_flip(dtype), target + first);
+      kernel.dequantize_u8(bytes(q) + first, count, s, to_u8_domain(zero_point, dtype), sign_flip(dtype),
+                           target + first);
   });
   return out;
 }
@@ -53,19 +61,25 @@ struct ChannelView {
   int64_t outer = 1, channels, inner = 1;
 };
 
-ChannelView channel_view(const char* what, const Tensor& x, const Tensor& scales, const Tensor& zero_points, int64_t axis) {
-  require(axis >= 0 && axis < x.dim(), std::string(what) + ": axis " + std::to_string(axis) + " is outside the " + std::to_string(x.dim()) + " dimensions of the tensor");
+ChannelView channel_view(const char* what, const Tensor& x, const Tensor& scales, const Tensor& zero_points,
+                         int64_t axis) {
+  ZP_REQUIRE(axis >= 0 && axis < x.dim(), std::string(what) + ": axis " + std::to_string(axis) + " is outside the " +
+                                              std::to_string(x.dim()) + " dimensions of the tensor");
   ChannelView v;
   v.channels = x.size(axis);
   for (int64_t i = 0; i < axis; ++i) v.outer *= x.size(i);
   for (int64_t i = axis + 1; i < x.dim(); ++i) v.inner *= x.size(i);
-  require(scales.scalar_type() == ScalarType::Float && scales.is_contiguous() && scales.numel() == v.channels, std::string(what) + ": scales must be contiguous float32 with one value per channel");
-  require(zero_points.scalar_type() == ScalarType::Int && zero_points.is_contiguous() && zero_points.numel() == v.channels, std::string(what) + ": zero_points must be contiguous int32 with one value per channel");
+  ZP_REQUIRE(scales.scalar_type() == ScalarType::Float && scales.is_contiguous() && scales.numel() == v.channels,
+             std::string(what) + ": scales must be contiguous float32 with one value per channel");
+  ZP_REQUIRE(
+      zero_points.scalar_type() == ScalarType::Int && zero_points.is_contiguous() && zero_points.numel() == v.channels,
+      std::string(what) + ": zero_points must be contiguous int32 with one value per channel");
   return v;
 }
 
-Tensor quantize_per_channel(Tensor x, Tensor scales, Tensor zero_points, int64_t axis, int64_t quant_min, int64_t quant_max, ScalarType dtype) {
-  require(x.scalar_type() == ScalarType::Float, "quantize_per_channel: x must be float32");
+Tensor quantize_per_channel(Tensor x, Tensor scales, Tensor zero_points, int64_t axis, int64_t quant_min,
+                            int64_t quant_max, ScalarType dtype) {
+  ZP_REQUIRE(x.scalar_type() == ScalarType::Float, "quantize_per_channel: x must be float32");
   const ChannelView v = channel_view("quantize_per_channel", x, scales, zero_points, axis);
   x = torch::stable::contiguous(x);
   Tensor wide = empty_contiguous(sizes_of(x), ScalarType::Int);
@@ -73,21 +87,23 @@ Tensor quantize_per_channel(Tensor x, Tensor scales, Tensor zero_points, int64_t
   const auto* s = static_cast<const float*>(scales.data_ptr());
   const auto* z = static_cast<const int32_t*>(zero_points.data_ptr());
   for (int64_t c = 0; c < v.channels; ++c) {
-    require(std::isfinite(s[c]) && s[c] > 0, "quantize_per_channel: scale of channel " + std::to_string(c) + " must be finite and > 0");
+    ZP_REQUIRE(std::isfinite(s[c]) && s[c] > 0,
+               "quantize_per_channel: scale of channel " + std::to_string(c) + " must be finite and > 0");
     inverse[static_cast<size_t>(c)] = 1.0f / s[c];
   }
   auto* target = static_cast<int32_t*>(wide.data_ptr());
-  kernels().quantize_channel(static_cast<const float*>(x.data_ptr()), v.outer, v.channels, v.inner, inverse.data(), z, static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), target);
+  kernels().quantize_channel(static_cast<const float*>(x.data_ptr()), v.outer, v.channels, v.inner, inverse.data(), z,
+                             static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), target);
   if (dtype == ScalarType::Int) return wide;
   Tensor out = empty_contiguous(sizes_of(x), dtype);
-  require(is_byte(out), "quantize_per_channel: dtype must be uint8, int8 or int32");
+  ZP_REQUIRE(is_byte(out), "quantize_per_channel: dtype must be uint8, int8 or int32");
   for (int64_t i = 0; i < x.numel(); ++i) bytes(out)[i] = static_cast<uint8_t>(target[i]);
   return out;
 }
 
 Tensor dequantize_per_channel(Tensor q, Tensor scales, Tensor zero_points, int64_t axis) {
   const ScalarType dtype = q.scalar_type();
-  require(is_byte(q) || dtype == ScalarType::Int, "dequantize_per_channel: q must be uint8, int8 or int32");
+  ZP_REQUIRE(is_byte(q) || dtype == ScalarType::Int, "dequantize_per_channel: q must be uint8, int8 or int32");
   const ChannelView v = channel_view("dequantize_per_channel", q, scales, zero_points, axis);
   q = torch::stable::contiguous(q);
   Tensor out = empty_contiguous(sizes_of(q), ScalarType::Float);
@@ -107,16 +123,18 @@ Tensor dequantize_per_channel(Tensor q, Tensor scales, Tensor zero_points, int64
 }
 
 Tensor requantize(Tensor acc, double multiplier, int64_t zero_point, ScalarType dtype) {
-  require(acc.scalar_type() == ScalarType::Int, "requantize: acc must be int32");
+  ZP_REQUIRE(acc.scalar_type() == ScalarType::Int, "requantize: acc must be int32");
   check_qparams("requantize", "multiplier", multiplier, zero_point, dtype);
-  require(dtype == ScalarType::Byte || dtype == ScalarType::Char, "requantize: dtype must be uint8 or int8");
+  ZP_REQUIRE(dtype == ScalarType::Byte || dtype == ScalarType::Char, "requantize: dtype must be uint8 or int8");
   acc = dense(acc);
   Tensor out = empty_like_dense(acc, dtype);
   const int64_t n = acc.numel();
   const KernelTable& kernel = kernels();
   parallel((n + kBlock - 1) / kBlock, kBlock, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * kBlock;
-    kernel.requantize(static_cast<const int32_t*>(acc.data_ptr()) + first, std::min(n, end * kBlock) - first, static_cast<float>(multiplier), to_u8_domain(zero_point, dtype), sign_flip(dtype), bytes(out) + first);
+    kernel.requantize(static_cast<const int32_t*>(acc.data_ptr()) + first, std::min(n, end * kBlock) - first,
+                      static_cast<float>(multiplier), to_u8_domain(zero_point, dtype), sign_flip(dtype),
+                      bytes(out) + first);
   });
   return out;
 }

@@ -101,7 +101,10 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
     highest = std::max(highest, value);
   });
   if (worst * 255 > std::numeric_limits<int32_t>::max())
-    throw std::invalid_argument("pack weight: output channel " + std::to_string(worst_column) + " has sum |w| = " + std::to_string(worst) + "; an int32 accumulator holds at most 2^31 - 1 = 255 * 8421504. Split the reduction or use a larger weight scale.");
+    throw std::invalid_argument("pack weight: output channel " + std::to_string(worst_column) +
+                                " has sum |w| = " + std::to_string(worst) +
+                                "; an int32 accumulator holds at most 2^31 - 1 = 255 * 8421504. Split the reduction or "
+                                "use a larger weight scale.");
   PackedHeader h = {};
   h.magic = kPackMagic;
   h.version = kPackVersion;
@@ -146,10 +149,14 @@ void pack_weights(const WeightView& w, const PackedHeader& h, uint8_t* blob) {
 
 const PackedHeader& read_header(const uint8_t* blob, int64_t bytes, const KernelTable& table, const char* what) {
   const auto& h = *reinterpret_cast<const PackedHeader*>(blob);
-  if (bytes < static_cast<int64_t>(sizeof(PackedHeader)) || h.magic != kPackMagic || h.version != kPackVersion || h.total_bytes != bytes)
-    throw std::invalid_argument(std::string(what) + ": `packed` is not a packed weight of this version; make it with the matching *_pack operator");
+  if (bytes < static_cast<int64_t>(sizeof(PackedHeader)) || h.magic != kPackMagic || h.version != kPackVersion ||
+      h.total_bytes != bytes)
+    throw std::invalid_argument(
+        std::string(what) +
+        ": `packed` is not a packed weight of this version; make it with the matching *_pack operator");
   if (h.lanes != table.lanes || h.k_per_lane != table.k_per_lane)
-    throw std::invalid_argument(std::string(what) + ": `packed` was laid out for another instruction set than " + table.name + "; pack the weight again");
+    throw std::invalid_argument(std::string(what) + ": `packed` was laid out for another instruction set than " +
+                                table.name + "; pack the weight again");
   return h;
 }
 

@@ -53,10 +53,14 @@ void pack_weights(const WeightView&, const PackedHeader&, uint8_t* blob);
 // Checks magic, version, size and layout; `what` names the operation in the error.
 const PackedHeader& read_header(const uint8_t* blob, int64_t bytes, const KernelTable&, const char* what);
 
-inline const int32_t* column_sums(const uint8_t* blob) { return reinterpret_cast<const int32_t*>(blob + sizeof(PackedHeader)); }
+inline const int32_t* column_sums(const uint8_t* blob) {
+  return reinterpret_cast<const int32_t*>(blob + sizeof(PackedHeader));
+}
 
 // Column of slot (vector, lane) in a panel of `vectors` vectors.
-inline int64_t panel_column(int64_t vector, int64_t lane, int64_t vectors) { return lane / 4 * 4 * vectors + 4 * vector + lane % 4; }
+inline int64_t panel_column(int64_t vector, int64_t lane, int64_t vectors) {
+  return lane / 4 * 4 * vectors + 4 * vector + lane % 4;
+}
 
 // Vectors in the panel that starts `left` columns before the end.
 inline int64_t vectors_of_panel(int64_t left, int64_t lanes, int64_t panel_vectors) {

@@ -33,8 +33,8 @@ from zeropoint.tensor import (
 
 backend.check_environment()
 
-from zeropoint import nn, quantization  # noqa: E402
-from zeropoint.quantization.fake_quantize import (  # noqa: E402
+from zeropoint import nn, quantization
+from zeropoint.quantization.fake_quantize import (
     fake_quantize_per_channel_affine,
     fake_quantize_per_tensor_affine,
 )

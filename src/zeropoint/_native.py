@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
+from importlib.util import find_spec
 
 import torch
 
@@ -15,8 +15,9 @@ _loaded = False
 def load() -> None:
     """Loads ``_zeropoint.so`` from the package. Without it every operator runs on its reference."""
     global _loaded
-    library = Path(__file__).with_name("_zeropoint.so")
-    if not library.exists():
+    # Not a Python module, but found like one: beside this file, or where an editable install keeps it.
+    spec = find_spec("zeropoint._zeropoint")
+    if spec is None or spec.origin is None:
         warnings.warn(
             "zeropoint: the native library is missing; every operator runs on its slow PyTorch reference. "
             "Reinstall the package to get the int8 kernels.",
@@ -24,7 +25,7 @@ def load() -> None:
             stacklevel=2,
         )
         return
-    torch.ops.load_library(str(library))
+    torch.ops.load_library(spec.origin)
     _loaded = True
 
 

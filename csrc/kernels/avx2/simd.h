@@ -2,6 +2,7 @@
 // sides are widened to int16 and multiplied with vpmaddwd, which is exact: |a * b + c * d| < 2^31.
 #pragma once
 #include <immintrin.h>
+
 #include <cstdint>
 
 namespace zeropoint {
@@ -44,12 +45,14 @@ struct Avx2 {
   static void widen(const uint8_t* x, int64_t n, int16_t* out) {
     int64_t i = 0;
     for (; i + 16 <= n; i += 16)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i),
+                          _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
     for (; i < n; ++i) out[i] = x[i];
   }
 
   static DwWeight load_dw(const uint8_t* p) {
-    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
   }
   static I32 dot_dw(I32 acc, I32 x, DwWeight w) {
     const __m256i even = _mm256_and_si256(x, _mm256_set1_epi16(0xFF)), odd = _mm256_srli_epi16(x, 8);
@@ -71,13 +74,15 @@ struct Avx2 {
     __m256i second = none;
     if constexpr (NV > 2) second = _mm256_adds_epi16(_mm256_packs_epi32(q[2], NV > 3 ? q[NV > 3 ? 3 : 2] : none), zp);
     const __m256i bytes = _mm256_packus_epi16(first, second);
-    return _mm256_min_epu8(_mm256_max_epu8(bytes, _mm256_set1_epi8(static_cast<char>(lo))), _mm256_set1_epi8(static_cast<char>(hi)));
+    return _mm256_min_epu8(_mm256_max_epu8(bytes, _mm256_set1_epi8(static_cast<char>(lo))),
+                           _mm256_set1_epi8(static_cast<char>(hi)));
   }
   template <int NV>
   static void widen_bytes(U8 bytes, I32 (&q)[NV]) {
     const __m256i none = _mm256_setzero_si256();
     const __m256i lo = _mm256_unpacklo_epi8(bytes, none), hi = _mm256_unpackhi_epi8(bytes, none);
-    const __m256i all[4] = {_mm256_unpacklo_epi16(lo, none), _mm256_unpackhi_epi16(lo, none), _mm256_unpacklo_epi16(hi, none), _mm256_unpackhi_epi16(hi, none)};
+    const __m256i all[4] = {_mm256_unpacklo_epi16(lo, none), _mm256_unpackhi_epi16(lo, none),
+                            _mm256_unpacklo_epi16(hi, none), _mm256_unpackhi_epi16(hi, none)};
     for (int v = 0; v < NV; ++v) q[v] = all[v];
   }
   // Gathers the low 4 * NV bytes of both 128-bit lanes, or spreads them.

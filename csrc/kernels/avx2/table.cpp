@@ -1,4 +1,5 @@
 #include "../shared/table.h"
+
 #include "simd.h"
 
 namespace zeropoint {

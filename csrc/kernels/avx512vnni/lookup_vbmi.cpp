@@ -1,6 +1,7 @@
 // 256-entry lookup with the table in four registers: two two-register byte permutes, one for each half
 // of the table, chosen by the top bit of the index.
 #include <immintrin.h>
+
 #include "../kernel_table.h"
 
 namespace zeropoint {

@@ -1,6 +1,7 @@
 // Vocabulary of AVX-512 with VNNI: 16 int32 lanes, u8 x s8 dot products of four.
 #pragma once
 #include <immintrin.h>
+
 #include <cstdint>
 
 namespace zeropoint {
@@ -60,13 +61,15 @@ struct Avx512Vnni {
     __m512i second = none;
     if constexpr (NV > 2) second = _mm512_adds_epi16(_mm512_packs_epi32(q[2], NV > 3 ? q[NV > 3 ? 3 : 2] : none), zp);
     const __m512i bytes = _mm512_packus_epi16(first, second);
-    return _mm512_min_epu8(_mm512_max_epu8(bytes, _mm512_set1_epi8(static_cast<char>(lo))), _mm512_set1_epi8(static_cast<char>(hi)));
+    return _mm512_min_epu8(_mm512_max_epu8(bytes, _mm512_set1_epi8(static_cast<char>(lo))),
+                           _mm512_set1_epi8(static_cast<char>(hi)));
   }
   template <int NV>
   static void widen_bytes(U8 bytes, I32 (&q)[NV]) {
     const __m512i none = _mm512_setzero_si512();
     const __m512i lo = _mm512_unpacklo_epi8(bytes, none), hi = _mm512_unpackhi_epi8(bytes, none);
-    const __m512i all[4] = {_mm512_unpacklo_epi16(lo, none), _mm512_unpackhi_epi16(lo, none), _mm512_unpacklo_epi16(hi, none), _mm512_unpackhi_epi16(hi, none)};
+    const __m512i all[4] = {_mm512_unpacklo_epi16(lo, none), _mm512_unpackhi_epi16(lo, none),
+                            _mm512_unpacklo_epi16(hi, none), _mm512_unpackhi_epi16(hi, none)};
     for (int v = 0; v < NV; ++v) q[v] = all[v];
   }
   static __mmask64 first(int count) { return count >= 64 ? ~0ULL : (1ULL << count) - 1; }

@@ -90,7 +90,10 @@ struct Scalar {
     int16_t x[8], y[8];
     __builtin_memcpy(x, &a, 16);
     __builtin_memcpy(y, &b, 16);
-    return each_i32([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(acc.lane[i]) + static_cast<uint32_t>(x[2 * i] * y[2 * i]) + static_cast<uint32_t>(x[2 * i + 1] * y[2 * i + 1])); });
+    return each_i32([&](int i) {
+      return static_cast<int32_t>(static_cast<uint32_t>(acc.lane[i]) + static_cast<uint32_t>(x[2 * i] * y[2 * i]) +
+                                  static_cast<uint32_t>(x[2 * i + 1] * y[2 * i + 1]));
+    });
   }
   static void widen(const uint8_t* x, int64_t n, int16_t* out) {
     for (int64_t i = 0; i < n; ++i) out[i] = x[i];

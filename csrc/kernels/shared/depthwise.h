@@ -14,7 +14,9 @@ constexpr int64_t kDepthwisePixels = 32;  // output pixels per column buffer
 
 inline int64_t row_groups(const DepthwiseParams& p) { return (p.kernel_h + 3) / 4; }
 
-inline int64_t buffer_columns(const ConvGeometry& g, int64_t pixels) { return (pixels - 1) * g.stride_w + (g.kernel_w - 1) * g.dilation_w + 1; }
+inline int64_t buffer_columns(const ConvGeometry& g, int64_t pixels) {
+  return (pixels - 1) * g.stride_w + (g.kernel_w - 1) * g.dilation_w + 1;
+}
 
 template <class V>
 size_t depthwise_scratch(const DepthwiseParams& p) {
@@ -23,7 +25,8 @@ size_t depthwise_scratch(const DepthwiseParams& p) {
 }
 
 template <class V>
-void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, int64_t w0, int64_t columns, int64_t channel, int count, uint8_t* buffer) {
+void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, int64_t w0, int64_t columns,
+                  int64_t channel, int count, uint8_t* buffer) {
   const ConvGeometry& g = p.conv;
   const int64_t groups = row_groups(p);
   for (int64_t group = 0; group < groups; ++group) {
@@ -37,7 +40,8 @@ void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, in
       const int64_t w = w0 + c;
       const bool inside = w >= 0 && w < g.in_w;
       typename V::U8 taps[4];
-      for (int i = 0; i < 4; ++i) taps[i] = V::template load_u8<4>(inside && rows[i] ? rows[i] + w * p.channels : p.pad_row + channel, count);
+      for (int i = 0; i < 4; ++i)
+        taps[i] = V::template load_u8<4>(inside && rows[i] ? rows[i] + w * p.channels : p.pad_row + channel, count);
       typename V::I32 mixed[4];
       V::interleave(taps, mixed);
       for (int v = 0; v < 4; ++v) V::store_i32(reinterpret_cast<int32_t*>(out) + v * V::kLanes, mixed[v]);
@@ -48,7 +52,8 @@ void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, in
 // One output pixel: `Taps` kernel columns when known at compile time (weights stay in registers),
 // 0 for any number. `first` is the index of the first output pixel.
 template <class V, int Taps>
-inline void depthwise_pixels(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t first, int64_t pixels, int64_t channel, int count) {
+inline void depthwise_pixels(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t first,
+                             int64_t pixels, int64_t channel, int count) {
   const ConvGeometry& g = p.conv;
   const int64_t groups = row_groups(p);
   const int64_t column_bytes = groups * 16 * V::kLanes;
@@ -68,15 +73,21 @@ inline void depthwise_pixels(const DepthwiseParams& p, const uint8_t* buffer, co
 #pragma GCC unroll 8
       for (int t = 0; t < Taps; ++t)
 #pragma GCC unroll 8
-        for (int v = 0; v < 4; ++v) acc[0][v] = V::dot_dw(acc[0][v], V::load_i32(reinterpret_cast<const int32_t*>(x + t * g.dilation_w * column_bytes) + v * V::kLanes), held[t][v]);
+        for (int v = 0; v < 4; ++v)
+          acc[0][v] = V::dot_dw(
+              acc[0][v],
+              V::load_i32(reinterpret_cast<const int32_t*>(x + t * g.dilation_w * column_bytes) + v * V::kLanes),
+              held[t][v]);
     } else {
       const uint8_t* w = weight;
       for (int64_t repeat = 0; repeat < p.repeats; ++repeat)
         for (int64_t t = 0; t < g.kernel_w; ++t)
           for (int64_t group = 0; group < groups; ++group, w += 4 * V::kDwBytes) {
-            const auto* column = reinterpret_cast<const int32_t*>(x + t * g.dilation_w * column_bytes + group * 16 * V::kLanes);
+            const auto* column =
+                reinterpret_cast<const int32_t*>(x + t * g.dilation_w * column_bytes + group * 16 * V::kLanes);
 #pragma GCC unroll 8
-            for (int v = 0; v < 4; ++v) acc[0][v] = V::dot_dw(acc[0][v], V::load_i32(column + v * V::kLanes), V::load_dw(w + v * V::kDwBytes));
+            for (int v = 0; v < 4; ++v)
+              acc[0][v] = V::dot_dw(acc[0][v], V::load_i32(column + v * V::kLanes), V::load_dw(w + v * V::kDwBytes));
           }
     }
     const int64_t offset = (first + pixel) * p.channels + channel;
@@ -108,7 +119,8 @@ void depthwise(const DepthwiseParams& p, int64_t row0, int64_t row1, uint8_t* sc
         const int64_t left = p.channels - channel;
         const int count = left < kBlock ? static_cast<int>(left) : kBlock;
         const uint8_t* weight = p.weight + channel / kBlock * block_bytes;
-        fill_columns<V>(p, image, oh * g.stride_h - g.pad_h, ow * g.stride_w - g.pad_w, buffer_columns(g, pixels), channel, count, scratch);
+        fill_columns<V>(p, image, oh * g.stride_h - g.pad_h, ow * g.stride_w - g.pad_w, buffer_columns(g, pixels),
+                        channel, count, scratch);
         if (three)
           depthwise_pixels<V, 3>(p, scratch, weight, first, pixels, channel, count);
         else

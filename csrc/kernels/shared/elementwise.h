@@ -33,7 +33,7 @@ void quantize_u8(const float* x, int64_t n, float inv_scale, int32_t zero_point,
   const float lo = out_xor ? -128.0f : 0.0f, hi = out_xor ? 127.0f : 255.0f;
   for (int64_t i = 0; i < n; ++i) {
     const float v = x[i] == x[i] ? __builtin_fmaf(x[i], inv_scale, zp) : zp;  // NaN -> zero_point
-    const float c = v == v ? v : zp;  // 0 * inf when 1 / scale overflowed
+    const float c = v == v ? v : zp;                                          // 0 * inf when 1 / scale overflowed
     out[i] = static_cast<uint8_t>(round_small(clampf(c, lo, hi)));
   }
 }
@@ -57,7 +57,8 @@ void quantize_i32(const float* x, int64_t n, float inv_scale, int32_t zero_point
 }
 
 // x is [outer, channels, inner]; product and sum rounded apart, as torch does per channel.
-void quantize_channel(const float* x, int64_t outer, int64_t channels, int64_t inner, const float* inv_scale, const int32_t* zero_point, int32_t lo, int32_t hi, int32_t* out) {
+void quantize_channel(const float* x, int64_t outer, int64_t channels, int64_t inner, const float* inv_scale,
+                      const int32_t* zero_point, int32_t lo, int32_t hi, int32_t* out) {
   for (int64_t o = 0; o < outer; ++o)
     for (int64_t c = 0; c < channels; ++c) {
       const float inv = inv_scale[c], zp = static_cast<float>(zero_point[c]);
@@ -86,7 +87,7 @@ inline uint8_t clamp_u8(uint8_t q, uint8_t lo, uint8_t hi) { return q < lo ? lo 
 // Fields are copied to locals: a byte store may alias anything, the struct included, and would keep the
 // loops from vectorising.
 void add(const BinaryParams& p, int64_t n) {
-  const uint8_t *__restrict a = p.a, *__restrict b = p.b;
+  const uint8_t* __restrict a = p.a, * __restrict b = p.b;
   uint8_t* __restrict out = p.out;
   const int32_t za = p.a_zero_point, zb = p.b_zero_point, zy = p.out_zero_point;
   const uint8_t xa = p.a_xor, xb = p.b_xor, xy = p.out_xor, lo = p.lo, hi = p.hi;
@@ -99,7 +100,7 @@ void add(const BinaryParams& p, int64_t n) {
 }
 
 void mul(const BinaryParams& p, int64_t n) {
-  const uint8_t *__restrict a = p.a, *__restrict b = p.b;
+  const uint8_t* __restrict a = p.a, * __restrict b = p.b;
   uint8_t* __restrict out = p.out;
   const int32_t za = p.a_zero_point, zb = p.b_zero_point, zy = p.out_zero_point;
   const uint8_t xa = p.a_xor, xb = p.b_xor, xy = p.out_xor, lo = p.lo, hi = p.hi;

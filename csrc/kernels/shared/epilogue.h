@@ -23,7 +23,8 @@ inline typename V::I32 rounded(typename V::F32 x) {
 }
 
 template <class V, int MR, int NV>
-inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t slot, uint8_t* out, int64_t out_stride, int cols) {
+inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t slot, uint8_t* out, int64_t out_stride,
+                     int cols) {
   typename V::F32 mult[NV], bias[NV];
 #pragma GCC unroll 8
   for (int v = 0; v < NV; ++v) {
@@ -43,17 +44,21 @@ inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t 
 
 // The other outputs, one row at a time from accumulators spilled to memory.
 template <class V, int NV>
-inline void store_general(const Epilogue& e, const int32_t* acc, int64_t slot, void* out, int64_t offset, int64_t m, int64_t col, int cols) {
+inline void store_general(const Epilogue& e, const int32_t* acc, int64_t slot, void* out, int64_t offset, int64_t m,
+                          int64_t col, int cols) {
   if (e.output == Epilogue::Output::kU8) {
     typename V::I32 q[NV], r[NV];
-    for (int v = 0; v < NV; ++v) q[v] = rounded<V>(scaled<V>(e, V::load_i32(acc + v * V::kLanes), slot + v * V::kLanes));
+    for (int v = 0; v < NV; ++v)
+      q[v] = rounded<V>(scaled<V>(e, V::load_i32(acc + v * V::kLanes), slot + v * V::kLanes));
     // Through bytes and back: the sum sees what an unfused convolution would have stored.
     V::template widen_bytes<NV>(V::template narrow<NV>(q, e.zero_point, e.lo, e.hi), q);
-    V::template widen_bytes<NV>(V::flip(V::template load_u8<NV>(e.residual + m * e.residual_stride + col, cols), e.residual_xor), r);
+    V::template widen_bytes<NV>(
+        V::flip(V::template load_u8<NV>(e.residual + m * e.residual_stride + col, cols), e.residual_xor), r);
     const typename V::I32 qz = V::set_i32(e.zero_point), rz = V::set_i32(e.residual_zero_point);
     const typename V::F32 qm = V::set_f32(e.sum_mult), rm = V::set_f32(e.residual_mult);
     for (int v = 0; v < NV; ++v)
-      q[v] = rounded<V>(V::add(V::mul(V::to_f32(V::sub_i32(q[v], qz)), qm), V::mul(V::to_f32(V::sub_i32(r[v], rz)), rm)));
+      q[v] =
+          rounded<V>(V::add(V::mul(V::to_f32(V::sub_i32(q[v], qz)), qm), V::mul(V::to_f32(V::sub_i32(r[v], rz)), rm)));
     typename V::U8 bytes = V::template narrow<NV>(q, e.sum_zero_point, e.sum_lo, e.sum_hi);
     if (e.table) bytes = V::lookup(bytes, e.table);
     V::template store_u8<NV>(static_cast<uint8_t*>(out) + offset, V::flip(bytes, e.out_xor), cols);

@@ -37,12 +37,15 @@ inline void advance(const ConvGeometry& g, RowCursor& c) {
 inline void tap_offsets(const IgemmParams& p, int64_t* offsets) {
   for (int64_t t = 0; t < p.taps; ++t) {
     const int64_t tap = t % p.unique_taps;
-    offsets[t] = p.conv ? tap / p.conv->kernel_w * p.conv->dilation_h * p.conv->row_stride + tap % p.conv->kernel_w * p.conv->dilation_w * p.a_stride : 0;
+    offsets[t] = p.conv ? tap / p.conv->kernel_w * p.conv->dilation_h * p.conv->row_stride +
+                              tap % p.conv->kernel_w * p.conv->dilation_w * p.a_stride
+                        : 0;
   }
 }
 
 // Fills pointers[tap * kMaxRows + r] for the `rows` output rows from the cursor on, and moves it past them.
-inline void row_pointers(const IgemmParams& p, const int64_t* offsets, int64_t m, int rows, RowCursor& c, const uint8_t** pointers) {
+inline void row_pointers(const IgemmParams& p, const int64_t* offsets, int64_t m, int rows, RowCursor& c,
+                         const uint8_t** pointers) {
   if (!p.conv) {
     for (int r = 0; r < rows; ++r)
       for (int64_t t = 0; t < p.taps; ++t) pointers[t * kMaxRows + r] = p.a + (m + r) * p.a_stride;
@@ -71,12 +74,14 @@ inline void row_pointers(const IgemmParams& p, const int64_t* offsets, int64_t m
 struct Tiling {
   int64_t count, tall;  // `tall` tiles of base + 1 rows come first
   int base;
-  explicit Tiling(int64_t rows) : count(ceil_div(rows, kMaxRows)), tall(rows % count), base(static_cast<int>(rows / count)) {}
+  explicit Tiling(int64_t rows)
+      : count(ceil_div(rows, kMaxRows)), tall(rows % count), base(static_cast<int>(rows / count)) {}
   int rows(int64_t tile) const { return base + (tile < tall ? 1 : 0); }
 };
 
 template <class V, int MR, int NV>
-void tile(const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, int64_t groups, const uint8_t* b, int64_t m, int64_t col) {
+void tile(const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, int64_t groups, const uint8_t* b,
+          int64_t m, int64_t col) {
   typename V::I32 acc[MR][NV];
   const int64_t slot = col;  // panel order keeps the columns of a panel together
 #pragma GCC unroll 8
@@ -113,24 +118,33 @@ void tile(const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, in
     for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) V::store_i32(spilled[r] + v * V::kLanes, acc[r][v]);
-    for (int r = 0; r < MR; ++r) store_general<V, NV>(e, spilled[r], slot, p.out, (m + r) * p.out_stride + col, m + r, col, cols);
+    for (int r = 0; r < MR; ++r)
+      store_general<V, NV>(e, spilled[r], slot, p.out, (m + r) * p.out_stride + col, m + r, col, cols);
   }
 }
 
 template <class V, int NV>
-void tile_rows(int rows, const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, int64_t groups, const uint8_t* b, int64_t m, int64_t col) {
+void tile_rows(int rows, const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, int64_t groups,
+               const uint8_t* b, int64_t m, int64_t col) {
   switch (rows) {
-    case 1: return tile<V, 1, NV>(p, pointers, taps, groups, b, m, col);
-    case 2: return tile<V, 2, NV>(p, pointers, taps, groups, b, m, col);
-    case 3: return tile<V, 3, NV>(p, pointers, taps, groups, b, m, col);
-    case 4: return tile<V, 4, NV>(p, pointers, taps, groups, b, m, col);
-    case 5: return tile<V, 5, NV>(p, pointers, taps, groups, b, m, col);
-    default: return tile<V, 6, NV>(p, pointers, taps, groups, b, m, col);
+    case 1:
+      return tile<V, 1, NV>(p, pointers, taps, groups, b, m, col);
+    case 2:
+      return tile<V, 2, NV>(p, pointers, taps, groups, b, m, col);
+    case 3:
+      return tile<V, 3, NV>(p, pointers, taps, groups, b, m, col);
+    case 4:
+      return tile<V, 4, NV>(p, pointers, taps, groups, b, m, col);
+    case 5:
+      return tile<V, 5, NV>(p, pointers, taps, groups, b, m, col);
+    default:
+      return tile<V, 6, NV>(p, pointers, taps, groups, b, m, col);
   }
 }
 
 template <class V>
-void tile_panel(int vectors, int rows, const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, int64_t groups, const uint8_t* b, int64_t m, int64_t col) {
+void tile_panel(int vectors, int rows, const IgemmParams& p, const uint8_t* const* pointers, int64_t taps,
+                int64_t groups, const uint8_t* b, int64_t m, int64_t col) {
   if constexpr (V::kPanelVectors >= 4) {
     if (vectors == 4) return tile_rows<V, 4>(rows, p, pointers, taps, groups, b, m, col);
     if (vectors == 3) return tile_rows<V, 3>(rows, p, pointers, taps, groups, b, m, col);
@@ -175,7 +189,8 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
             if (p.kc & 1) row[p.kc] = 0;
             block[t * kMaxRows + r] = reinterpret_cast<const uint8_t*>(row);
           }
-          for (int64_t t = p.unique_taps; t < p.taps; ++t) block[t * kMaxRows + r] = block[(t - p.unique_taps) * kMaxRows + r];
+          for (int64_t t = p.unique_taps; t < p.taps; ++t)
+            block[t * kMaxRows + r] = block[(t - p.unique_taps) * kMaxRows + r];
         }
       }
       m += tiling.rows(i);
@@ -186,7 +201,8 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
       const int vectors = left >= panel_cols ? V::kPanelVectors : static_cast<int>(ceil_div(left, V::kLanes));
       m = chunk;
       for (int64_t i = 0; i < tiling.count; ++i) {
-        tile_panel<V>(vectors, tiling.rows(i), p, pointers + i * kMaxRows * p.taps, p.taps, groups, p.b + panel * panel_bytes, m, col);
+        tile_panel<V>(vectors, tiling.rows(i), p, pointers + i * kMaxRows * p.taps, p.taps, groups,
+                      p.b + panel * panel_bytes, m, col);
         m += tiling.rows(i);
       }
     }

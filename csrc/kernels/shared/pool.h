@@ -41,9 +41,11 @@ void max_pool(const PoolParams& p, int64_t row0, int64_t row1) {
 constexpr int64_t kPoolBlock = 64;
 
 // float(sum - count * zero_point) * (1 / divisor), rounded half to even.
-inline void store_average(const int32_t* sums, int64_t channels, int64_t count, float inv_divisor, int32_t zero_point, uint8_t flip, uint8_t* out) {
+inline void store_average(const int32_t* sums, int64_t channels, int64_t count, float inv_divisor, int32_t zero_point,
+                          uint8_t flip, uint8_t* out) {
   const int32_t offset = static_cast<int32_t>(count) * zero_point;
-  for (int64_t c = 0; c < channels; ++c) out[c] = round_to_u8(static_cast<float>(sums[c] - offset) * inv_divisor, zero_point) ^ flip;
+  for (int64_t c = 0; c < channels; ++c)
+    out[c] = round_to_u8(static_cast<float>(sums[c] - offset) * inv_divisor, zero_point) ^ flip;
 }
 
 // Extent of a window within the image plus its padding, as torch counts it (count_include_pad).
@@ -61,7 +63,9 @@ void avg_pool(const PoolParams& p, int64_t row0, int64_t row1) {
       for_taps(p, n, oh, ow, [&](const uint8_t*) { ++inside; });
       int64_t divisor = p.divisor;
       if (!divisor)
-        divisor = p.count_include_pad ? padded_extent(oh * g.stride_h - g.pad_h, p.kernel_h, g.in_h, g.pad_h) * padded_extent(ow * g.stride_w - g.pad_w, g.kernel_w, g.in_w, g.pad_w) : inside;
+        divisor = p.count_include_pad ? padded_extent(oh * g.stride_h - g.pad_h, p.kernel_h, g.in_h, g.pad_h) *
+                                            padded_extent(ow * g.stride_w - g.pad_w, g.kernel_w, g.in_w, g.pad_w)
+                                      : inside;
       const float inv_divisor = 1.0f / static_cast<float>(divisor);
       uint8_t* out = p.out + (row * g.out_w + ow) * p.channels;
       for (int64_t block = 0; block < p.channels; block += kPoolBlock) {

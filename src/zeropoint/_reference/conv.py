@@ -17,19 +17,38 @@ def conv_extent(size: int, kernel: int, stride: int, padding: int, dilation: int
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def conv2d_pack(weight: torch.Tensor, w_zero_point: torch.Tensor | None, dilation: Sequence[int], groups: int) -> torch.Tensor:
+def conv2d_pack(
+    weight: torch.Tensor, w_zero_point: torch.Tensor | None, dilation: Sequence[int], groups: int
+) -> torch.Tensor:
     """The reference needs no packing; the result only has to exist. Checks the accumulator bound."""
     check_accumulator(without_zero_point(weight, w_zero_point))
     return torch.empty(0, dtype=torch.uint8, device=weight.device)
 
 
-def conv2d(x: torch.Tensor, weight: torch.Tensor, packed: torch.Tensor, w_scale: torch.Tensor, w_zero_point: torch.Tensor | None, bias: torch.Tensor | None, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int, x_scale: float, x_zero_point: int, *output: Any, **tail: Any) -> torch.Tensor:
+def conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    packed: torch.Tensor,
+    w_scale: torch.Tensor,
+    w_zero_point: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    x_scale: float,
+    x_zero_point: int,
+    *output: Any,
+    **tail: Any,
+) -> torch.Tensor:
     """x [N, C, H, W], weight int8 [O, C / groups, kh, kw] -> [N, O, H', W'], channels_last.
 
     Padding is real 0: with the zero point taken off first, the float convolution's own zeros.
     """
     w = without_zero_point(weight, w_zero_point).double()
-    acc = torch.nn.functional.conv2d(x.double() - x_zero_point, w, None, list(stride), list(padding), list(dilation), groups)
+    acc = torch.nn.functional.conv2d(
+        x.double() - x_zero_point, w, None, list(stride), list(padding), list(dilation), groups
+    )
     # Sums of integers below 2^53 are exact in float64 in any order; round() undoes nothing.
     result = epilogue(torch.round(acc), 1, w_scale, bias, x_scale, *output, **tail)
     return result.contiguous(memory_format=torch.channels_last)

@@ -18,7 +18,26 @@ def check_accumulator(weight: torch.Tensor) -> None:
         raise QuantizationError(f"pack weight: sum |w| = {worst} of an output channel overflows an int32 accumulator")
 
 
-def epilogue(acc: torch.Tensor, axis: int, w_scale: torch.Tensor, bias: torch.Tensor | None, x_scale: float, scale: float, zero_point: int, quant_min: int, quant_max: int, dtype: torch.dtype, residual: torch.Tensor | None = None, residual_scale: float = 1.0, residual_zero_point: int = 0, sum_scale: float = 1.0, sum_zero_point: int = 0, sum_min: int = 0, sum_max: int = 255, table: torch.Tensor | None = None) -> torch.Tensor:
+def epilogue(
+    acc: torch.Tensor,
+    axis: int,
+    w_scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    x_scale: float,
+    scale: float,
+    zero_point: int,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+    residual: torch.Tensor | None = None,
+    residual_scale: float = 1.0,
+    residual_zero_point: int = 0,
+    sum_scale: float = 1.0,
+    sum_zero_point: int = 0,
+    sum_min: int = 0,
+    sum_max: int = 255,
+    table: torch.Tensor | None = None,
+) -> torch.Tensor:
     """``acc`` (exact integers in float64) to the output dtype.
 
     ``clamp(round_half_even(float32(acc) * m + b) + zero_point)`` with
@@ -40,5 +59,17 @@ def epilogue(acc: torch.Tensor, axis: int, w_scale: torch.Tensor, bias: torch.Te
         return value
     result = round_clamp(value, zero_point, quant_min, quant_max, dtype)
     if residual is not None:
-        result = add(result, scale, zero_point, residual, residual_scale, residual_zero_point, sum_scale, sum_zero_point, sum_min, sum_max, dtype)
+        result = add(
+            result,
+            scale,
+            zero_point,
+            residual,
+            residual_scale,
+            residual_zero_point,
+            sum_scale,
+            sum_zero_point,
+            sum_min,
+            sum_max,
+            dtype,
+        )
     return result if table is None else lookup(result, table)

@@ -23,7 +23,18 @@ def linear_pack(weight: torch.Tensor, w_zero_point: torch.Tensor | None) -> torc
     return torch.empty(0, dtype=torch.uint8, device=weight.device)
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, packed: torch.Tensor, w_scale: torch.Tensor, w_zero_point: torch.Tensor | None, bias: torch.Tensor | None, x_scale: float, x_zero_point: int, *output: Any, **tail: Any) -> torch.Tensor:
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    packed: torch.Tensor,
+    w_scale: torch.Tensor,
+    w_zero_point: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    x_scale: float,
+    x_zero_point: int,
+    *output: Any,
+    **tail: Any,
+) -> torch.Tensor:
     """x [..., K], weight int8 [N, K] -> [..., N]."""
     w = without_zero_point(weight, w_zero_point).double()
     acc = (x.double() - x_zero_point) @ w.t()

@@ -21,7 +21,14 @@ def pool_extent(size: int, kernel: int, stride: int, padding: int, dilation: int
     return out
 
 
-def max_pool2d(x: torch.Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], ceil_mode: bool) -> torch.Tensor:
+def max_pool2d(
+    x: torch.Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> torch.Tensor:
     """Maximum of the integers: quantization is monotone, so it is the maximum of the reals."""
     out = F.max_pool2d(x.double(), list(kernel_size), list(stride), list(padding), list(dilation), ceil_mode)
     return out.to(x.dtype).contiguous(memory_format=torch.channels_last)
@@ -33,7 +40,16 @@ def _average(sums: torch.Tensor, divisor: torch.Tensor, zero_point: int, dtype: 
     return round_clamp(value, zero_point, *integer_range(dtype), dtype).contiguous(memory_format=torch.channels_last)
 
 
-def avg_pool2d(x: torch.Tensor, zero_point: int, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil_mode: bool, count_include_pad: bool, divisor_override: int | None) -> torch.Tensor:
+def avg_pool2d(
+    x: torch.Tensor,
+    zero_point: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> torch.Tensor:
     """Mean of ``q - zero_point``; padding counts as real 0, in the divisor only if asked."""
     if divisor_override == 0:
         raise QuantizationError("avg_pool2d: divisor_override must not be 0")

@@ -52,7 +52,9 @@ def fma32(a: torch.Tensor, b: float, c: float) -> torch.Tensor:
     return odd.float()
 
 
-def round_clamp(value: torch.Tensor, zero_point: torch.Tensor | int, low: int, high: int, dtype: torch.dtype) -> torch.Tensor:
+def round_clamp(
+    value: torch.Tensor, zero_point: torch.Tensor | int, low: int, high: int, dtype: torch.dtype
+) -> torch.Tensor:
     """``clamp(round_half_even(value) + zero_point, low, high)``; float64 holds all of it exactly."""
     return torch.clamp(torch.round(value).double() + zero_point, low, high).to(dtype)
 
@@ -75,7 +77,15 @@ def _along(values: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
     return values.reshape(shape)
 
 
-def quantize_per_channel(x: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, axis: int, quant_min: int, quant_max: int, dtype: torch.dtype) -> torch.Tensor:
+def quantize_per_channel(
+    x: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor,
+    axis: int,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
     """``clamp(round_half_even(float32(x * (1 / scale)) + zero_point))``: two roundings before the last.
 
     torch.quantize_per_channel on CPU in 2.13, bit for bit, but for NaN (``zero_point`` here).
@@ -89,12 +99,16 @@ def quantize_per_channel(x: torch.Tensor, scales: torch.Tensor, zero_points: tor
 
 def dequantize_per_tensor(q: torch.Tensor, scale: float, zero_point: int) -> torch.Tensor:
     """``float32(q - zero_point) * scale`` in float32."""
-    return keep_layout((q.to(torch.int64) - zero_point).float() * torch.tensor(scale, dtype=torch.float32, device=q.device), q)
+    return keep_layout(
+        (q.to(torch.int64) - zero_point).float() * torch.tensor(scale, dtype=torch.float32, device=q.device), q
+    )
 
 
 def dequantize_per_channel(q: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, axis: int) -> torch.Tensor:
     """``float32(q - zero_point[c]) * scale[c]`` in float32."""
-    return ((q.to(torch.int64) - _along(zero_points.to(torch.int64), q, axis)).float() * _along(scales.float(), q, axis)).contiguous()
+    return (
+        (q.to(torch.int64) - _along(zero_points.to(torch.int64), q, axis)).float() * _along(scales.float(), q, axis)
+    ).contiguous()
 
 
 def requantize(acc: torch.Tensor, multiplier: float, zero_point: int, dtype: torch.dtype) -> torch.Tensor:

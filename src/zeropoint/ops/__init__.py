@@ -16,7 +16,7 @@ _REFERENCES = {name: getattr(_reference, name) for name in _schemas.SCHEMAS if n
 for _name, _function in _REFERENCES.items():
     _schemas.library.impl(_name, _function, "CompositeExplicitAutograd")
 
-from zeropoint.ops import _fake  # noqa: E402, F401
+from zeropoint.ops import _fake  # noqa: F401
 
 _native.load()
 

@@ -41,7 +41,9 @@ def _quantize_per_tensor(x: torch.Tensor, scale: float, zero_point: int, dtype: 
 
 
 @_fake("quantize_per_channel")
-def _quantize_per_channel(x: torch.Tensor, scales: Any, zero_points: Any, axis: int, quant_min: int, quant_max: int, dtype: torch.dtype) -> torch.Tensor:
+def _quantize_per_channel(
+    x: torch.Tensor, scales: Any, zero_points: Any, axis: int, quant_min: int, quant_max: int, dtype: torch.dtype
+) -> torch.Tensor:
     return torch.empty(x.shape, dtype=dtype, device=x.device)
 
 
@@ -71,19 +73,70 @@ def _conv2d_pack(weight: torch.Tensor, w_zero_point: Any, dilation: Sequence[int
 
 
 @_fake("linear")
-def _linear(x: torch.Tensor, weight: torch.Tensor, packed: Any, w_scale: Any, w_zero_point: Any, bias: Any, x_scale: float, x_zero_point: int, scale: float, zero_point: int, quant_min: int, quant_max: int, dtype: torch.dtype, *tail: Any, **kwargs: Any) -> torch.Tensor:
-    torch._check(x.shape[-1] == weight.shape[1], lambda: f"linear: x has {x.shape[-1]} features, the weight expects {weight.shape[1]}")
+def _linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    packed: Any,
+    w_scale: Any,
+    w_zero_point: Any,
+    bias: Any,
+    x_scale: float,
+    x_zero_point: int,
+    scale: float,
+    zero_point: int,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+    *tail: Any,
+    **kwargs: Any,
+) -> torch.Tensor:
+    torch._check(
+        x.shape[-1] == weight.shape[1],
+        lambda: f"linear: x has {x.shape[-1]} features, the weight expects {weight.shape[1]}",
+    )
     return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=dtype, device=x.device)
 
 
 @_fake("conv2d")
-def _conv2d(x: torch.Tensor, weight: torch.Tensor, packed: Any, w_scale: Any, w_zero_point: Any, bias: Any, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int, x_scale: float, x_zero_point: int, scale: float, zero_point: int, quant_min: int, quant_max: int, dtype: torch.dtype, *tail: Any, **kwargs: Any) -> torch.Tensor:
+def _conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    packed: Any,
+    w_scale: Any,
+    w_zero_point: Any,
+    bias: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    x_scale: float,
+    x_zero_point: int,
+    scale: float,
+    zero_point: int,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+    *tail: Any,
+    **kwargs: Any,
+) -> torch.Tensor:
     height = conv_extent(x.shape[2], weight.shape[2], stride[0], padding[0], dilation[0])
     width = conv_extent(x.shape[3], weight.shape[3], stride[1], padding[1], dilation[1])
     return _nhwc(x, weight.shape[0], height, width, dtype)
 
 
-def _binary(a: torch.Tensor, a_scale: float, a_zero_point: int, b: torch.Tensor, b_scale: float, b_zero_point: int, scale: float, zero_point: int, quant_min: int, quant_max: int, dtype: torch.dtype) -> torch.Tensor:
+def _binary(
+    a: torch.Tensor,
+    a_scale: float,
+    a_zero_point: int,
+    b: torch.Tensor,
+    b_scale: float,
+    b_zero_point: int,
+    scale: float,
+    zero_point: int,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
     torch._check(a.shape == b.shape, lambda: f"a and b must have the same shape, got {a.shape} and {b.shape}")
     return _like(a, dtype)
 
@@ -98,15 +151,33 @@ def _lookup(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 
 
 @_fake("max_pool2d")
-def _max_pool2d(x: torch.Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], ceil_mode: bool) -> torch.Tensor:
-    extents = [pool_extent(x.shape[2 + i], kernel_size[i], stride[i], padding[i], dilation[i], ceil_mode) for i in (0, 1)]
-    return _nhwc(x, x.shape[1], *extents, x.dtype)
+def _max_pool2d(
+    x: torch.Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> torch.Tensor:
+    extents = [
+        pool_extent(x.shape[2 + i], kernel_size[i], stride[i], padding[i], dilation[i], ceil_mode) for i in (0, 1)
+    ]
+    return _nhwc(x, x.shape[1], extents[0], extents[1], x.dtype)
 
 
 @_fake("avg_pool2d")
-def _avg_pool2d(x: torch.Tensor, zero_point: int, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil_mode: bool, count_include_pad: bool, divisor_override: int | None) -> torch.Tensor:
+def _avg_pool2d(
+    x: torch.Tensor,
+    zero_point: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> torch.Tensor:
     extents = [pool_extent(x.shape[2 + i], kernel_size[i], stride[i], padding[i], 1, ceil_mode) for i in (0, 1)]
-    return _nhwc(x, x.shape[1], *extents, x.dtype)
+    return _nhwc(x, x.shape[1], extents[0], extents[1], x.dtype)
 
 
 @_fake("adaptive_avg_pool2d")

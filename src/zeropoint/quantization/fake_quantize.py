@@ -81,12 +81,18 @@ class _StraightThrough(torch.autograd.Function):
 
 def _check_range(operation: str, quant_min: int, quant_max: int, zero_point: torch.Tensor) -> None:
     if quant_min > quant_max:
-        raise QuantizationError(f"{operation}: `quant_min` should be less than or equal to `quant_max`, got {quant_min} and {quant_max}")
+        raise QuantizationError(
+            f"{operation}: `quant_min` should be less than or equal to `quant_max`, got {quant_min} and {quant_max}"
+        )
     if not bool(((zero_point >= quant_min) & (zero_point <= quant_max)).all()):
-        raise QuantizationError(f"{operation}: `zero_point` must be between `quant_min` and `quant_max`, got {zero_point}")
+        raise QuantizationError(
+            f"{operation}: `zero_point` must be between `quant_min` and `quant_max`, got {zero_point}"
+        )
 
 
-def fake_quantize_per_tensor_affine(input: torch.Tensor, scale: Any, zero_point: Any, quant_min: int, quant_max: int) -> torch.Tensor:
+def fake_quantize_per_tensor_affine(
+    input: torch.Tensor, scale: Any, zero_point: Any, quant_min: int, quant_max: int
+) -> torch.Tensor:
     """``dequantize(quantize(x))`` on the grid ``[quant_min, quant_max]``; same shape and dtype as ``input``.
 
     The gradient is 1 where the integer before clamping lies in the range, 0 outside (straight-through).
@@ -102,10 +108,12 @@ def fake_quantize_per_tensor_affine(input: torch.Tensor, scale: Any, zero_point:
     q = ops.quantize_per_tensor(x, s, z, torch.int32)
     clamped = torch.clamp(q, quant_min, quant_max)
     rounded = ops.dequantize_per_tensor(clamped, s, z).to(input.dtype)
-    return _StraightThrough.apply(input, rounded, q == clamped)  # type: ignore[no-any-return]
+    return _StraightThrough.apply(input, rounded, q == clamped)
 
 
-def fake_quantize_per_channel_affine(input: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, axis: int, quant_min: int, quant_max: int) -> torch.Tensor:
+def fake_quantize_per_channel_affine(
+    input: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, axis: int, quant_min: int, quant_max: int
+) -> torch.Tensor:
     """As :func:`fake_quantize_per_tensor_affine` with one scale and zero point per index of ``axis``."""
     _check_range("fake_quantize_per_channel_affine", quant_min, quant_max, zero_point)
     if not 0 <= axis < input.dim() or scale.numel() != input.shape[axis] or zero_point.numel() != input.shape[axis]:
@@ -122,12 +130,12 @@ def fake_quantize_per_channel_affine(input: torch.Tensor, scale: torch.Tensor, z
         q = torch.round(x / scale.reshape(shape) + zero_point.reshape(shape))
         clamped = torch.clamp(q, quant_min, quant_max)
         rounded = (clamped - zero_point.reshape(shape)) * scale.reshape(shape)
-        return _StraightThrough.apply(input, rounded.to(input.dtype), q == clamped)  # type: ignore[no-any-return]
+        return _StraightThrough.apply(input, rounded.to(input.dtype), q == clamped)
     zero_point = zero_point.to(torch.int32).contiguous()
     q = ops.quantize_per_channel(x, scale, zero_point, axis, info.min, info.max, torch.int32)
     clamped = torch.clamp(q, quant_min, quant_max)
     rounded = ops.dequantize_per_channel(clamped, scale, zero_point, axis).to(input.dtype)
-    return _StraightThrough.apply(input, rounded, q == clamped)  # type: ignore[no-any-return]
+    return _StraightThrough.apply(input, rounded, q == clamped)
 
 
 class FakeQuantizeBase(ABC, nn.Module):
@@ -159,7 +167,7 @@ class FakeQuantizeBase(ABC, nn.Module):
     def disable_observer(self) -> None:
         self.enable_observer(False)
 
-    with_args = classmethod(_with_args)
+    with_args = classmethod(_with_args)  # type: ignore[arg-type]
 
 
 class FakeQuantize(FakeQuantizeBase):
@@ -174,7 +182,14 @@ class FakeQuantize(FakeQuantizeBase):
     scale: torch.Tensor
     zero_point: torch.Tensor
 
-    def __init__(self, observer: Any = MovingAverageMinMaxObserver, quant_min: int | None = None, quant_max: int | None = None, is_dynamic: bool = False, **observer_kwargs: Any) -> None:
+    def __init__(
+        self,
+        observer: Any = MovingAverageMinMaxObserver,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        is_dynamic: bool = False,
+        **observer_kwargs: Any,
+    ) -> None:
         super().__init__()
         if quant_min is not None and quant_max is not None:
             if quant_min > quant_max:
@@ -203,7 +218,7 @@ class FakeQuantize(FakeQuantizeBase):
         return bool(self.activation_post_process.calibrated)
 
     def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
-        return self.activation_post_process.calculate_qparams()  # type: ignore[no-any-return]
+        return self.activation_post_process.calculate_qparams()
 
     def _observe(self, X: torch.Tensor) -> None:
         self.activation_post_process(X.detach())
@@ -217,7 +232,9 @@ class FakeQuantize(FakeQuantizeBase):
             self._observe(X)
         if self.fake_quant_enabled[0] == 1:
             if self.is_per_channel:
-                X = fake_quantize_per_channel_affine(X, self.scale, self.zero_point, self.ch_axis, self.quant_min, self.quant_max)
+                X = fake_quantize_per_channel_affine(
+                    X, self.scale, self.zero_point, self.ch_axis, self.quant_min, self.quant_max
+                )
             else:
                 X = fake_quantize_per_tensor_affine(X, self.scale, self.zero_point, self.quant_min, self.quant_max)
         return X
@@ -229,11 +246,22 @@ class FakeQuantize(FakeQuantizeBase):
             f"ch_axis={self.ch_axis}, scale={self.scale}, zero_point={self.zero_point}"
         )
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str]) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         for name in ("scale", "zero_point"):
             if prefix + name in state_dict:
                 getattr(self, name).resize_(state_dict[prefix + name].shape)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
 
 class FixedQParamsFakeQuantize(FakeQuantize):
@@ -263,9 +291,17 @@ class FixedQParamsFakeQuantize(FakeQuantize):
 class FusedMovingAvgObsFakeQuantize(FakeQuantize):
     """Moving-average observation and fake quantization in one; here a name for code that uses it."""
 
-    def __init__(self, observer: Any = MovingAverageMinMaxObserver, quant_min: int = 0, quant_max: int = 255, **observer_kwargs: Any) -> None:
+    def __init__(
+        self,
+        observer: Any = MovingAverageMinMaxObserver,
+        quant_min: int = 0,
+        quant_max: int = 255,
+        **observer_kwargs: Any,
+    ) -> None:
         super().__init__(observer, quant_min, quant_max, **observer_kwargs)
-        if not isinstance(self.activation_post_process, (MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver)):
+        if not isinstance(
+            self.activation_post_process, (MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver)
+        ):
             raise QuantizationError("Fused observer+fake_quant module only works with MovingAverageMinMaxObserver")
         self.register_buffer("fake_quant_enabled", torch.tensor([1], dtype=torch.long))
         self.register_buffer("observer_enabled", torch.tensor([1], dtype=torch.long))
@@ -281,22 +317,85 @@ class FusedMovingAvgObsFakeQuantize(FakeQuantize):
 _per_tensor_weight = {"quant_min": -128, "quant_max": 127, "dtype": qint8, "qscheme": per_tensor_symmetric}
 _per_channel_weight = {"quant_min": -128, "quant_max": 127, "dtype": qint8, "qscheme": per_channel_symmetric}
 
-default_fake_quant = FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=quint8, qscheme=per_tensor_affine, reduce_range=True)
-default_weight_fake_quant = FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, reduce_range=False, **_per_tensor_weight)
-default_dynamic_fake_quant = FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, quant_min=0, quant_max=255, is_dynamic=True, dtype=quint8, averaging_constant=1)
-default_fixed_qparams_range_neg1to1_fake_quant = FixedQParamsFakeQuantize.with_args(observer=default_fixed_qparams_range_neg1to1_observer)
-default_fixed_qparams_range_0to1_fake_quant = FixedQParamsFakeQuantize.with_args(observer=default_fixed_qparams_range_0to1_observer)
+default_fake_quant = FakeQuantize.with_args(
+    observer=MovingAverageMinMaxObserver,
+    quant_min=0,
+    quant_max=255,
+    dtype=quint8,
+    qscheme=per_tensor_affine,
+    reduce_range=True,
+)
+default_weight_fake_quant = FakeQuantize.with_args(
+    observer=MovingAverageMinMaxObserver, reduce_range=False, **_per_tensor_weight
+)
+default_dynamic_fake_quant = FakeQuantize.with_args(
+    observer=MovingAverageMinMaxObserver,
+    quant_min=0,
+    quant_max=255,
+    is_dynamic=True,
+    dtype=quint8,
+    averaging_constant=1,
+)
+default_fixed_qparams_range_neg1to1_fake_quant = FixedQParamsFakeQuantize.with_args(
+    observer=default_fixed_qparams_range_neg1to1_observer
+)
+default_fixed_qparams_range_0to1_fake_quant = FixedQParamsFakeQuantize.with_args(
+    observer=default_fixed_qparams_range_0to1_observer
+)
 default_symmetric_fixed_qparams_fake_quant = default_fixed_qparams_range_neg1to1_fake_quant
 default_affine_fixed_qparams_fake_quant = default_fixed_qparams_range_0to1_fake_quant
-default_per_channel_weight_fake_quant = FakeQuantize.with_args(observer=MovingAveragePerChannelMinMaxObserver, reduce_range=False, ch_axis=0, **_per_channel_weight)
-default_embedding_fake_quant = FakeQuantize.with_args(observer=MovingAveragePerChannelMinMaxObserver, qscheme=per_channel_affine_float_qparams, dtype=quint8, quant_min=0, quant_max=255, ch_axis=0, averaging_constant=1)
-default_embedding_fake_quant_4bit = FakeQuantize.with_args(observer=MovingAveragePerChannelMinMaxObserver, qscheme=per_channel_affine_float_qparams, ch_axis=0, dtype=quint4x2, averaging_constant=1)
-default_histogram_fake_quant = FakeQuantize.with_args(observer=_observer.HistogramObserver, quant_min=0, quant_max=255, dtype=quint8, qscheme=per_tensor_affine, reduce_range=True)
-default_fused_act_fake_quant = FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=quint8)
-default_fused_wt_fake_quant = FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver, **_per_tensor_weight)
-default_fused_per_channel_wt_fake_quant = FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAveragePerChannelMinMaxObserver, **_per_channel_weight)
-fused_wt_fake_quant_range_neg_127_to_127 = FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver, quant_min=-127, quant_max=127, dtype=qint8, qscheme=per_tensor_symmetric, eps=2**-12)
-fused_per_channel_wt_fake_quant_range_neg_127_to_127 = FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAveragePerChannelMinMaxObserver, quant_min=-127, quant_max=127, dtype=qint8, qscheme=per_channel_symmetric, eps=2**-12)
+default_per_channel_weight_fake_quant = FakeQuantize.with_args(
+    observer=MovingAveragePerChannelMinMaxObserver, reduce_range=False, ch_axis=0, **_per_channel_weight
+)
+default_embedding_fake_quant = FakeQuantize.with_args(
+    observer=MovingAveragePerChannelMinMaxObserver,
+    qscheme=per_channel_affine_float_qparams,
+    dtype=quint8,
+    quant_min=0,
+    quant_max=255,
+    ch_axis=0,
+    averaging_constant=1,
+)
+default_embedding_fake_quant_4bit = FakeQuantize.with_args(
+    observer=MovingAveragePerChannelMinMaxObserver,
+    qscheme=per_channel_affine_float_qparams,
+    ch_axis=0,
+    dtype=quint4x2,
+    averaging_constant=1,
+)
+default_histogram_fake_quant = FakeQuantize.with_args(
+    observer=_observer.HistogramObserver,
+    quant_min=0,
+    quant_max=255,
+    dtype=quint8,
+    qscheme=per_tensor_affine,
+    reduce_range=True,
+)
+default_fused_act_fake_quant = FusedMovingAvgObsFakeQuantize.with_args(
+    observer=MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=quint8
+)
+default_fused_wt_fake_quant = FusedMovingAvgObsFakeQuantize.with_args(
+    observer=MovingAverageMinMaxObserver, **_per_tensor_weight
+)
+default_fused_per_channel_wt_fake_quant = FusedMovingAvgObsFakeQuantize.with_args(
+    observer=MovingAveragePerChannelMinMaxObserver, **_per_channel_weight
+)
+fused_wt_fake_quant_range_neg_127_to_127 = FusedMovingAvgObsFakeQuantize.with_args(
+    observer=MovingAverageMinMaxObserver,
+    quant_min=-127,
+    quant_max=127,
+    dtype=qint8,
+    qscheme=per_tensor_symmetric,
+    eps=2**-12,
+)
+fused_per_channel_wt_fake_quant_range_neg_127_to_127 = FusedMovingAvgObsFakeQuantize.with_args(
+    observer=MovingAveragePerChannelMinMaxObserver,
+    quant_min=-127,
+    quant_max=127,
+    dtype=qint8,
+    qscheme=per_channel_symmetric,
+    eps=2**-12,
+)
 
 
 def disable_fake_quant(mod: nn.Module) -> None:

@@ -14,10 +14,21 @@ from torch.utils._pytree import tree_leaves
 from zeropoint.errors import QuantizationError
 from zeropoint.quantization.fuser_method_mappings import _FUSERS, fuse_conv_bn, fuse_conv_bn_relu, get_fuser_method
 
-__all__ = ["_fuse_modules", "find_fusable_modules", "fuse_conv_bn", "fuse_conv_bn_relu", "fuse_known_modules", "fuse_modules", "fuse_modules_qat", "get_fuser_method"]
+__all__ = [
+    "_fuse_modules",
+    "find_fusable_modules",
+    "fuse_conv_bn",
+    "fuse_conv_bn_relu",
+    "fuse_known_modules",
+    "fuse_modules",
+    "fuse_modules_qat",
+    "get_fuser_method",
+]
 
 
-def fuse_known_modules(mod_list: list[nn.Module], is_qat: bool, additional_fuser_method_mapping: dict[Any, Any] | None = None) -> list[nn.Module]:
+def fuse_known_modules(
+    mod_list: list[nn.Module], is_qat: bool, additional_fuser_method_mapping: dict[Any, Any] | None = None
+) -> list[nn.Module]:
     """The fused module, followed by an Identity for each further one.
 
     Forward pre-hooks of the first and forward hooks of the last move to the fused module.
@@ -48,7 +59,14 @@ def _set_module(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
-def _fuse_modules(model: nn.Module, modules_to_fuse: Any, is_qat: bool, inplace: bool = False, fuser_func: Callable[..., Any] = fuse_known_modules, fuse_custom_config_dict: dict[str, Any] | None = None) -> nn.Module:
+def _fuse_modules(
+    model: nn.Module,
+    modules_to_fuse: Any,
+    is_qat: bool,
+    inplace: bool = False,
+    fuser_func: Callable[..., Any] = fuse_known_modules,
+    fuse_custom_config_dict: dict[str, Any] | None = None,
+) -> nn.Module:
     if not inplace:
         model = copy.deepcopy(model)
     groups = [modules_to_fuse] if modules_to_fuse and isinstance(modules_to_fuse[0], str) else modules_to_fuse
@@ -60,7 +78,13 @@ def _fuse_modules(model: nn.Module, modules_to_fuse: Any, is_qat: bool, inplace:
     return model
 
 
-def fuse_modules(model: nn.Module, modules_to_fuse: Any, inplace: bool = False, fuser_func: Callable[..., Any] = fuse_known_modules, fuse_custom_config_dict: dict[str, Any] | None = None) -> nn.Module:
+def fuse_modules(
+    model: nn.Module,
+    modules_to_fuse: Any,
+    inplace: bool = False,
+    fuser_func: Callable[..., Any] = fuse_known_modules,
+    fuse_custom_config_dict: dict[str, Any] | None = None,
+) -> nn.Module:
     """Fuses modules of a model: conv-bn, conv-bn-relu, conv-relu, linear-relu, linear-bn, bn-relu.
 
     Args:
@@ -77,7 +101,13 @@ def fuse_modules(model: nn.Module, modules_to_fuse: Any, inplace: bool = False, 
     return _fuse_modules(model, modules_to_fuse, False, inplace, fuser_func, fuse_custom_config_dict)
 
 
-def fuse_modules_qat(model: nn.Module, modules_to_fuse: Any, inplace: bool = False, fuser_func: Callable[..., Any] = fuse_known_modules, fuse_custom_config_dict: dict[str, Any] | None = None) -> nn.Module:
+def fuse_modules_qat(
+    model: nn.Module,
+    modules_to_fuse: Any,
+    inplace: bool = False,
+    fuser_func: Callable[..., Any] = fuse_known_modules,
+    fuse_custom_config_dict: dict[str, Any] | None = None,
+) -> nn.Module:
     """:func:`fuse_modules` for quantization-aware training: batch norms stay, inside the fused modules."""
     return _fuse_modules(model, modules_to_fuse, True, inplace, fuser_func, fuse_custom_config_dict)
 
@@ -89,7 +119,9 @@ class _CountUses(TorchFunctionMode):
         super().__init__()
         self.uses: dict[int, int] = {}
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         if any(isinstance(r, torch.Tensor) for r in tree_leaves(result)):  # not a question like dim()
             for value in tree_leaves((args, kwargs)):
@@ -157,7 +189,11 @@ def find_fusable_modules(model: nn.Module, example_inputs: Any) -> list[list[str
             tensor = next_tensor
         for length in (3, 2):
             part = chain[:length]
-            if len(part) == length and tuple(type(m) for m in part) in _FUSERS and all(called.count(m) == 1 for m in part):
+            if (
+                len(part) == length
+                and tuple(type(m) for m in part) in _FUSERS
+                and all(called.count(m) == 1 for m in part)
+            ):
                 found.append([names[m] for m in part])
                 taken.update(part)
                 break

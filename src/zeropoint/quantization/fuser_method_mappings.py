@@ -21,7 +21,11 @@ __all__ = [
 
 _CONV_BN: dict[type, type] = {nn.Conv1d: nni.ConvBn1d, nn.Conv2d: nni.ConvBn2d, nn.Conv3d: nni.ConvBn3d}
 _CONV_RELU: dict[type, type] = {nn.Conv1d: nni.ConvReLU1d, nn.Conv2d: nni.ConvReLU2d, nn.Conv3d: nni.ConvReLU3d}
-_CONV_BN_RELU: dict[type, type] = {nn.Conv1d: nni.ConvBnReLU1d, nn.Conv2d: nni.ConvBnReLU2d, nn.Conv3d: nni.ConvBnReLU3d}
+_CONV_BN_RELU: dict[type, type] = {
+    nn.Conv1d: nni.ConvBnReLU1d,
+    nn.Conv2d: nni.ConvBnReLU2d,
+    nn.Conv3d: nni.ConvBnReLU3d,
+}
 
 
 def _check(operation: str, is_qat: bool, module: nn.Module, bn: Any, channels: int) -> None:
@@ -33,48 +37,52 @@ def _check(operation: str, is_qat: bool, module: nn.Module, bn: Any, channels: i
                 f"{operation}: the batch norm has {bn.num_features} features, the module before it {channels} output channels"
             )
         if not bn.affine or not bn.track_running_stats:
-            raise QuantizationError(f"{operation}: only a batch norm with affine=True and track_running_stats=True fuses for training")
+            raise QuantizationError(
+                f"{operation}: only a batch norm with affine=True and track_running_stats=True fuses for training"
+            )
 
 
-def fuse_conv_bn(is_qat: bool, conv: nn.Module, bn: nn.Module) -> nn.Module:
+def fuse_conv_bn(is_qat: bool, conv: Any, bn: Any) -> nn.Module:
     """Conv and BatchNorm: folded into the conv's weights in eval mode, ``ConvBn`` in train mode or for QAT.
 
     Raises:
         QuantizationError: mixed train and eval modes, or a batch norm that does not fit.
     """
     is_qat = is_qat or conv.training
-    _check("fuse_conv_bn", is_qat, conv, bn, conv.out_channels)  # type: ignore[arg-type]
+    _check("fuse_conv_bn", is_qat, conv, bn, conv.out_channels)
     if is_qat:
-        return _CONV_BN[type(conv)](conv, bn)  # type: ignore[no-any-return]
-    return fuse_conv_bn_eval(conv, bn)  # type: ignore[type-var]
+        return _CONV_BN[type(conv)](conv, bn)
+    return fuse_conv_bn_eval(conv, bn)
 
 
-def fuse_conv_bn_relu(is_qat: bool, conv: nn.Module, bn: nn.Module, relu: nn.Module) -> nn.Module:
+def fuse_conv_bn_relu(is_qat: bool, conv: Any, bn: Any, relu: nn.Module) -> nn.Module:
     """Conv, BatchNorm and ReLU (or ReLU6); see :func:`fuse_conv_bn`."""
     if conv.training != relu.training:
         raise QuantizationError("fuse_conv_bn_relu: the modules must all be in train mode or all in eval mode")
     is_qat = is_qat or conv.training
-    _check("fuse_conv_bn_relu", is_qat, conv, bn, conv.out_channels)  # type: ignore[arg-type]
+    _check("fuse_conv_bn_relu", is_qat, conv, bn, conv.out_channels)
     if is_qat:
-        return _CONV_BN_RELU[type(conv)](conv, bn, relu)  # type: ignore[no-any-return]
-    return _CONV_RELU[type(conv)](fuse_conv_bn_eval(conv, bn), relu)  # type: ignore[type-var, no-any-return]
+        return _CONV_BN_RELU[type(conv)](conv, bn, relu)
+    return _CONV_RELU[type(conv)](fuse_conv_bn_eval(conv, bn), relu)
 
 
-def fuse_linear_bn(is_qat: bool, linear: nn.Module, bn: nn.Module) -> nn.Module:
+def fuse_linear_bn(is_qat: bool, linear: Any, bn: Any) -> nn.Module:
     """Linear and BatchNorm1d; see :func:`fuse_conv_bn`."""
     is_qat = is_qat or linear.training
-    _check("fuse_linear_bn", is_qat, linear, bn, linear.out_features)  # type: ignore[arg-type]
+    _check("fuse_linear_bn", is_qat, linear, bn, linear.out_features)
     if is_qat:
-        return nni.LinearBn1d(linear, bn)  # type: ignore[arg-type]
-    return fuse_linear_bn_eval(linear, bn)  # type: ignore[type-var]
+        return nni.LinearBn1d(linear, bn)
+    return fuse_linear_bn_eval(linear, bn)
 
 
-def fuse_convtranspose_bn(is_qat: bool, convt: nn.Module, bn: nn.Module) -> nn.Module:
+def fuse_convtranspose_bn(is_qat: bool, convt: Any, bn: Any) -> nn.Module:
     """ConvTranspose and BatchNorm, in eval only."""
-    _check("fuse_convtranspose_bn", False, convt, bn, convt.out_channels)  # type: ignore[arg-type]
+    _check("fuse_convtranspose_bn", False, convt, bn, convt.out_channels)
     if is_qat:
-        raise QuantizationError("fuse_convtranspose_bn: fusing ConvTranspose and BatchNorm for training is not supported")
-    return fuse_conv_bn_eval(convt, bn, transpose=True)  # type: ignore[type-var]
+        raise QuantizationError(
+            "fuse_convtranspose_bn: fusing ConvTranspose and BatchNorm for training is not supported"
+        )
+    return fuse_conv_bn_eval(convt, bn, transpose=True)
 
 
 def _wrap(cls: type) -> Callable[..., nn.Module]:
@@ -98,7 +106,9 @@ for _relu in (nn.ReLU, nn.ReLU6):
     _FUSERS[(nn.BatchNorm3d, _relu)] = _wrap(nni.BNReLU3d)
 
 
-def get_fuser_method(op_list: Any, additional_fuser_method_mapping: dict[Any, Any] | None = None) -> Callable[..., nn.Module]:
+def get_fuser_method(
+    op_list: Any, additional_fuser_method_mapping: dict[Any, Any] | None = None
+) -> Callable[..., nn.Module]:
     """The function that fuses modules of these types: ``f(is_qat, *modules)``.
 
     Raises:
@@ -108,7 +118,7 @@ def get_fuser_method(op_list: Any, additional_fuser_method_mapping: dict[Any, An
     method = table.get(tuple(op_list))
     if method is None:
         known = "; ".join(", ".join(t.__name__ for t in key) for key in sorted(table, key=str))
-        raise QuantizationError(f"did not find fuser method for: {tuple(t.__name__ for t in op_list)}. Known sequences: {known}")
+        raise QuantizationError(
+            f"did not find fuser method for: {tuple(t.__name__ for t in op_list)}. Known sequences: {known}"
+        )
     return method
-
-

@@ -145,7 +145,7 @@ class ObserverBase(ABC, nn.Module):
         """Whether ``calculate_qparams`` rests on observations (or needs none)."""
         return True
 
-    with_args = classmethod(_with_args)
+    with_args = classmethod(_with_args)  # type: ignore[arg-type]
 
     @classmethod
     def with_callable_args(cls, **kwargs: Any) -> _PartialWrapper:
@@ -168,7 +168,9 @@ def _finite(x: torch.Tensor) -> torch.Tensor:
     finite = torch.isfinite(x)
     if bool(finite.all()):
         return x
-    warnings.warn("NaN or inf detected in an observed tensor; these values are left out of the statistics", stacklevel=3)
+    warnings.warn(
+        "NaN or inf detected in an observed tensor; these values are left out of the statistics", stacklevel=3
+    )
     return x[finite]
 
 
@@ -215,11 +217,19 @@ class UniformQuantizationObserverBase(ObserverBase):
         """Scale (float32) and zero point (int32) of a range; see ``zeropoint.tensor.choose_qparams``."""
         if min_val.numel() == 0 or bool(((min_val == torch.inf) & (max_val == -torch.inf)).any()):
             warnings.warn(
-                "must run observer before calling calculate_qparams. Returning default scale and zero point ", stacklevel=3
+                "must run observer before calling calculate_qparams. Returning default scale and zero point ",
+                stacklevel=3,
             )
             return torch.tensor([1.0], device=min_val.device), torch.tensor([0], device=min_val.device)
         return choose_qparams(
-            min_val, max_val, self.dtype, self.qscheme, self.quant_min, self.quant_max, self.eps, self.has_customized_qrange
+            min_val,
+            max_val,
+            self.dtype,
+            self.qscheme,
+            self.quant_min,
+            self.quant_max,
+            self.eps,
+            self.has_customized_qrange,
         )
 
     def reset_min_max_vals(self) -> None:
@@ -318,7 +328,9 @@ class MovingAverageMinMaxObserver(MinMaxObserver):
             )
         self.averaging_constant = averaging_constant
         if is_dynamic and averaging_constant != 1:
-            raise NotImplementedError("MovingAverageMinMaxObserver doesn't support dynamic quantization for averaging constant of 1")
+            raise NotImplementedError(
+                "MovingAverageMinMaxObserver doesn't support dynamic quantization for averaging constant of 1"
+            )
         super().__init__(dtype, qscheme, reduce_range, quant_min, quant_max, eps=eps, is_dynamic=is_dynamic, **kwargs)
 
     def _update(self, low: torch.Tensor, high: torch.Tensor) -> None:
@@ -412,7 +424,16 @@ class PerChannelMinMaxObserver(UniformQuantizationObserverBase):
     def extra_repr(self) -> str:
         return f"min_val={self.min_val}, max_val={self.max_val}"
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str]) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         for name in ("min_val", "max_val", "min_vals", "max_vals"):  # plural before torch 1.12
             key = prefix + name
             if key in state_dict:
@@ -421,7 +442,9 @@ class PerChannelMinMaxObserver(UniformQuantizationObserverBase):
                     del state_dict[key]
                     state_dict[prefix + name[:-1]] = value
                 getattr(self, name.removesuffix("s")).resize_(value.shape)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def reset_min_max_vals(self) -> None:
         self.min_val = torch.rand(0, device=self.min_val.device, dtype=self.min_val.dtype)
@@ -445,7 +468,9 @@ class MovingAveragePerChannelMinMaxObserver(PerChannelMinMaxObserver):
         **kwargs: Any,
     ) -> None:
         self.averaging_constant = averaging_constant
-        super().__init__(ch_axis, dtype, qscheme, reduce_range, quant_min, quant_max, eps=eps, is_dynamic=is_dynamic, **kwargs)
+        super().__init__(
+            ch_axis, dtype, qscheme, reduce_range, quant_min, quant_max, eps=eps, is_dynamic=is_dynamic, **kwargs
+        )
 
     def _combine(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         c = self.averaging_constant
@@ -628,7 +653,17 @@ class FixedQParamsObserver(ObserverBase):
     scale: torch.Tensor
     zero_point: torch.Tensor
 
-    def __init__(self, scale: float, zero_point: int, dtype: Any = quint8, qscheme: Any = per_tensor_affine, quant_min: int = 0, quant_max: int = 255, is_dynamic: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        scale: float,
+        zero_point: int,
+        dtype: Any = quint8,
+        qscheme: Any = per_tensor_affine,
+        quant_min: int = 0,
+        quant_max: int = 255,
+        is_dynamic: bool = False,
+        **kwargs: Any,
+    ) -> None:
         if is_dynamic:
             raise NotImplementedError("FixedQParamsObserver doesn't support dynamic quantization")
         super().__init__(dtype, is_dynamic, **kwargs)
@@ -647,7 +682,17 @@ class FixedQParamsObserver(ObserverBase):
 class PlaceholderObserver(ObserverBase):
     """Carries a dtype and records nothing: dynamic and float16 qconfigs."""
 
-    def __init__(self, dtype: Any = torch.float32, custom_op_name: str = "", compute_dtype: Any = None, quant_min: int | None = None, quant_max: int | None = None, qscheme: Any = None, eps: float | None = None, is_dynamic: bool = False) -> None:
+    def __init__(
+        self,
+        dtype: Any = torch.float32,
+        custom_op_name: str = "",
+        compute_dtype: Any = None,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        qscheme: Any = None,
+        eps: float | None = None,
+        is_dynamic: bool = False,
+    ) -> None:
         super().__init__(dtype, is_dynamic)
         self.qscheme = per_tensor_affine if qscheme is None else as_qscheme(qscheme)
         self.quant_min, self.quant_max = quant_min, quant_max
@@ -741,15 +786,29 @@ default_observer = MinMaxObserver.with_args(quant_min=0, quant_max=127)
 default_placeholder_observer = PlaceholderObserver
 default_debug_observer = RecordingObserver
 default_weight_observer = MinMaxObserver.with_args(dtype=qint8, qscheme=per_tensor_symmetric)
-weight_observer_range_neg_127_to_127 = MinMaxObserver.with_args(dtype=qint8, qscheme=per_tensor_symmetric, quant_min=-127, quant_max=127, eps=2**-12)
+weight_observer_range_neg_127_to_127 = MinMaxObserver.with_args(
+    dtype=qint8, qscheme=per_tensor_symmetric, quant_min=-127, quant_max=127, eps=2**-12
+)
 default_histogram_observer = HistogramObserver.with_args(quant_min=0, quant_max=127)
 default_per_channel_weight_observer = PerChannelMinMaxObserver.with_args(dtype=qint8, qscheme=per_channel_symmetric)
-per_channel_weight_observer_range_neg_127_to_127 = PerChannelMinMaxObserver.with_args(dtype=qint8, qscheme=per_channel_symmetric, quant_min=-127, quant_max=127, eps=2**-12)
-default_dynamic_quant_observer = PlaceholderObserver.with_args(dtype=quint8, quant_min=0, quant_max=255, is_dynamic=True)
-default_float_qparams_observer = PerChannelMinMaxObserver.with_args(dtype=quint8, qscheme=per_channel_affine_float_qparams, ch_axis=0)
-default_float_qparams_observer_4bit = PerChannelMinMaxObserver.with_args(dtype=quint4x2, qscheme=per_channel_affine_float_qparams, ch_axis=0)
-default_fixed_qparams_range_neg1to1_observer = FixedQParamsObserver.with_args(scale=2.0 / 256.0, zero_point=128, dtype=quint8, quant_min=0, quant_max=255)
-default_fixed_qparams_range_0to1_observer = FixedQParamsObserver.with_args(scale=1.0 / 256.0, zero_point=0, dtype=quint8, quant_min=0, quant_max=255)
+per_channel_weight_observer_range_neg_127_to_127 = PerChannelMinMaxObserver.with_args(
+    dtype=qint8, qscheme=per_channel_symmetric, quant_min=-127, quant_max=127, eps=2**-12
+)
+default_dynamic_quant_observer = PlaceholderObserver.with_args(
+    dtype=quint8, quant_min=0, quant_max=255, is_dynamic=True
+)
+default_float_qparams_observer = PerChannelMinMaxObserver.with_args(
+    dtype=quint8, qscheme=per_channel_affine_float_qparams, ch_axis=0
+)
+default_float_qparams_observer_4bit = PerChannelMinMaxObserver.with_args(
+    dtype=quint4x2, qscheme=per_channel_affine_float_qparams, ch_axis=0
+)
+default_fixed_qparams_range_neg1to1_observer = FixedQParamsObserver.with_args(
+    scale=2.0 / 256.0, zero_point=128, dtype=quint8, quant_min=0, quant_max=255
+)
+default_fixed_qparams_range_0to1_observer = FixedQParamsObserver.with_args(
+    scale=1.0 / 256.0, zero_point=0, dtype=quint8, quant_min=0, quant_max=255
+)
 default_symmetric_fixed_qparams_observer = default_fixed_qparams_range_neg1to1_observer
 default_affine_fixed_qparams_observer = default_fixed_qparams_range_0to1_observer
 default_reuse_input_observer = ReuseInputObserver

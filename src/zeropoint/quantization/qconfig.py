@@ -30,7 +30,6 @@ from zeropoint.quantization.observer import (
     MovingAverageMinMaxObserver,
     NoopObserver,
     PlaceholderObserver,
-    ReuseInputObserver,
     _PartialWrapper,
     default_debug_observer,
     default_dynamic_quant_observer,
@@ -116,8 +115,13 @@ default_qconfig = QConfig(default_observer, default_weight_observer)
 default_debug_qconfig = QConfig(default_debug_observer, default_weight_observer)
 default_per_channel_qconfig = QConfig(default_observer, default_per_channel_weight_observer)
 default_dynamic_qconfig = QConfig(default_dynamic_quant_observer, default_weight_observer)
-float16_dynamic_qconfig = QConfig(PlaceholderObserver.with_args(dtype=torch.float16, is_dynamic=True), PlaceholderObserver.with_args(dtype=torch.float16))
-float16_static_qconfig = QConfig(PlaceholderObserver.with_args(dtype=torch.float16), PlaceholderObserver.with_args(dtype=torch.float16))
+float16_dynamic_qconfig = QConfig(
+    PlaceholderObserver.with_args(dtype=torch.float16, is_dynamic=True),
+    PlaceholderObserver.with_args(dtype=torch.float16),
+)
+float16_static_qconfig = QConfig(
+    PlaceholderObserver.with_args(dtype=torch.float16), PlaceholderObserver.with_args(dtype=torch.float16)
+)
 per_channel_dynamic_qconfig = QConfig(default_dynamic_quant_observer, default_per_channel_weight_observer)
 float_qparams_weight_only_qconfig = QConfig(default_placeholder_observer, default_float_qparams_observer)
 float_qparams_weight_only_qconfig_4bit = QConfig(default_placeholder_observer, default_float_qparams_observer_4bit)
@@ -129,14 +133,22 @@ default_qat_qconfig_v2 = QConfig(default_fused_act_fake_quant, default_fused_wt_
 default_reuse_input_qconfig = QConfig(default_reuse_input_observer, NoopObserver)
 default_quint8_weight_qconfig = QConfig(HistogramObserver, MinMaxObserver)
 default_embedding_qat_qconfig = QConfig(NoopObserver.with_args(dtype=torch.float32), default_embedding_fake_quant)
-default_embedding_qat_qconfig_4bit = QConfig(NoopObserver.with_args(dtype=torch.float32), default_embedding_fake_quant_4bit)
+default_embedding_qat_qconfig_4bit = QConfig(
+    NoopObserver.with_args(dtype=torch.float32), default_embedding_fake_quant_4bit
+)
 
 _symmetric_activation = HistogramObserver.with_args(dtype=qint8, reduce_range=False, eps=2**-12)
-_symmetric_fake_quant = FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver, quant_min=-128, quant_max=127, dtype=qint8, reduce_range=False, eps=2**-12)
+_symmetric_fake_quant = FusedMovingAvgObsFakeQuantize.with_args(
+    observer=MovingAverageMinMaxObserver, quant_min=-128, quant_max=127, dtype=qint8, reduce_range=False, eps=2**-12
+)
 default_symmetric_qnnpack_qconfig = QConfig(_symmetric_activation, weight_observer_range_neg_127_to_127)
-default_per_channel_symmetric_qnnpack_qconfig = QConfig(_symmetric_activation, per_channel_weight_observer_range_neg_127_to_127)
+default_per_channel_symmetric_qnnpack_qconfig = QConfig(
+    _symmetric_activation, per_channel_weight_observer_range_neg_127_to_127
+)
 default_symmetric_qnnpack_qat_qconfig = QConfig(_symmetric_fake_quant, fused_wt_fake_quant_range_neg_127_to_127)
-default_per_channel_symmetric_qnnpack_qat_qconfig = QConfig(_symmetric_fake_quant, fused_per_channel_wt_fake_quant_range_neg_127_to_127)
+default_per_channel_symmetric_qnnpack_qat_qconfig = QConfig(
+    _symmetric_fake_quant, fused_per_channel_wt_fake_quant_range_neg_127_to_127
+)
 
 _BACKENDS = ("x86", "fbgemm", "onednn", "qnnpack", "zeropoint")
 
@@ -172,10 +184,14 @@ def get_default_qat_qconfig(backend: str = "x86", version: int = 1) -> QConfig:
     """
     _check_backend("get_default_qat_qconfig", backend, version, (0, 1))
     fake_quantize = FusedMovingAvgObsFakeQuantize if version else FakeQuantize
-    activation = fake_quantize.with_args(observer=MovingAverageMinMaxObserver, quant_min=0, quant_max=255, reduce_range=backend == "fbgemm")
+    activation = fake_quantize.with_args(
+        observer=MovingAverageMinMaxObserver, quant_min=0, quant_max=255, reduce_range=backend == "fbgemm"
+    )
     if backend == "qnnpack":
         return QConfig(activation, default_fused_wt_fake_quant if version else default_weight_fake_quant)
-    return QConfig(activation, default_fused_per_channel_wt_fake_quant if version else default_per_channel_weight_fake_quant)
+    return QConfig(
+        activation, default_fused_per_channel_wt_fake_quant if version else default_per_channel_weight_fake_quant
+    )
 
 
 def assert_valid_qconfig(qconfig: Any, mod: nn.Module) -> None:
@@ -197,5 +213,3 @@ def qconfig_equals(q1: QConfigAny, q2: QConfigAny) -> bool:
     if q1 is None or q2 is None:
         return q1 is q2
     return _same_constructor(q1.activation, q2.activation) and _same_constructor(q1.weight, q2.weight)
-
-

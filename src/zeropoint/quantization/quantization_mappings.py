@@ -58,12 +58,18 @@ def get_default_static_quant_module_mappings() -> dict[type, type]:
     return copy.copy(DEFAULT_STATIC_QUANT_MODULE_MAPPINGS)
 
 
-def get_static_quant_module_class(float_module_class: type, additional_static_quant_mapping: dict[type, type] | None = None, is_reference: bool = False) -> type:
+def get_static_quant_module_class(
+    float_module_class: type,
+    additional_static_quant_mapping: dict[type, type] | None = None,
+    is_reference: bool = False,
+) -> type:
     """The int8 class of a float class; raises QuantizationError if there is none."""
     table = {**DEFAULT_STATIC_QUANT_MODULE_MAPPINGS, **(additional_static_quant_mapping or {})}
     found = table.get(float_module_class)
     if found is None:
-        raise QuantizationError(f"Floating point module class {float_module_class} does not have a corresponding quantized module class")
+        raise QuantizationError(
+            f"Floating point module class {float_module_class} does not have a corresponding quantized module class"
+        )
     return found
 
 

@@ -53,7 +53,14 @@ def get_default_custom_config_dict() -> dict[str, Any]:
     return {"float_to_observed_custom_module_class": {}, "observed_to_quantized_custom_module_class": {}}
 
 
-def propagate_qconfig_helper(module: nn.Module, qconfig_dict: dict[Any, Any], white_list: Any = None, qconfig_parent: Any = None, prefix: str = "", prepare_custom_config_dict: dict[str, Any] | None = None) -> None:
+def propagate_qconfig_helper(
+    module: nn.Module,
+    qconfig_dict: dict[Any, Any],
+    white_list: Any = None,
+    qconfig_parent: Any = None,
+    prefix: str = "",
+    prepare_custom_config_dict: dict[str, Any] | None = None,
+) -> None:
     """Gives ``module`` and all below it a ``qconfig``.
 
     Order of precedence: the module's own attribute, its name in ``qconfig_dict``, its type there, its
@@ -64,16 +71,22 @@ def propagate_qconfig_helper(module: nn.Module, qconfig_dict: dict[Any, Any], wh
     qconfig = getattr(module, "qconfig", qconfig)
     assert_valid_qconfig(qconfig, module)
     if white_list is None or type(module) in white_list:
-        module.qconfig = qconfig  # type: ignore[assignment]
-    skip = (prepare_custom_config_dict or {})
+        module.qconfig = qconfig
+    skip = prepare_custom_config_dict or {}
     for name, child in module.named_children():
         full = f"{prefix}.{name}" if prefix else name
-        if name in skip.get("non_traceable_module_name", []) or type(child) in skip.get("non_traceable_module_class", []):
+        if name in skip.get("non_traceable_module_name", []) or type(child) in skip.get(
+            "non_traceable_module_class", []
+        ):
             continue
         propagate_qconfig_helper(child, qconfig_dict, white_list, qconfig, full, prepare_custom_config_dict)
 
 
-def propagate_qconfig_(module: nn.Module, qconfig_dict: dict[Any, Any] | None = None, prepare_custom_config_dict: dict[str, Any] | None = None) -> None:
+def propagate_qconfig_(
+    module: nn.Module,
+    qconfig_dict: dict[Any, Any] | None = None,
+    prepare_custom_config_dict: dict[str, Any] | None = None,
+) -> None:
     """Spreads ``qconfig`` over a model, in place.
 
     Args:
@@ -102,8 +115,8 @@ def _make_observer(module: nn.Module) -> nn.Module:
     qconfig: Any = module.qconfig
     special = DEFAULT_MODULE_TO_ACT_POST_PROCESS.get(type(module))
     if special is not None and hasattr(qconfig.activation, "with_args"):
-        return special()  # type: ignore[no-any-return]
-    return qconfig.activation()  # type: ignore[no-any-return]
+        return special()
+    return qconfig.activation()
 
 
 def _device_of(module: nn.Module) -> torch.device | None:
@@ -121,7 +134,13 @@ def _insert_observer(module: nn.Module) -> None:
     module.register_forward_hook(_observer_forward_hook, prepend=True)
 
 
-def add_observer_(module: nn.Module, qconfig_propagation_list: set[type] | None = None, non_leaf_module_list: Any = None, device: Any = None, custom_module_class_mapping: dict[type, Any] | None = None) -> None:
+def add_observer_(
+    module: nn.Module,
+    qconfig_propagation_list: set[type] | None = None,
+    non_leaf_module_list: Any = None,
+    device: Any = None,
+    custom_module_class_mapping: dict[type, Any] | None = None,
+) -> None:
     """Adds an ``activation_post_process`` and its forward hook to every leaf that has a qconfig.
 
     A FloatFunctional gets one in place of its Identity; a fused module counts as a leaf; Dropout gets none.
@@ -134,7 +153,9 @@ def add_observer_(module: nn.Module, qconfig_propagation_list: set[type] | None 
         if isinstance(child, nnq.FloatFunctional):
             if _needs_observation(child):
                 child.activation_post_process = _make_observer(child)
-        elif isinstance(child, _FusedModule) or (non_leaf_module_list is not None and type(child) in non_leaf_module_list):
+        elif isinstance(child, _FusedModule) or (
+            non_leaf_module_list is not None and type(child) in non_leaf_module_list
+        ):
             _insert_observer(child)
         elif _needs_observation(child) and type(child) in custom:
             observed = custom[type(child)].from_float(child)
@@ -159,7 +180,15 @@ def add_quant_dequant(module: nn.Module) -> nn.Module:
     return module
 
 
-def prepare(model: nn.Module, inplace: bool = False, allow_list: set[type] | None = None, observer_non_leaf_module_list: Any = None, prepare_custom_config_dict: dict[str, Any] | None = None, white_list: set[type] | None = None, qconfig_dict: dict[Any, Any] | None = None) -> nn.Module:
+def prepare(
+    model: nn.Module,
+    inplace: bool = False,
+    allow_list: set[type] | None = None,
+    observer_non_leaf_module_list: Any = None,
+    prepare_custom_config_dict: dict[str, Any] | None = None,
+    white_list: set[type] | None = None,
+    qconfig_dict: dict[Any, Any] | None = None,
+) -> nn.Module:
     """Prepares a float model for calibration: propagates qconfigs and adds observers.
 
     Args:
@@ -170,7 +199,9 @@ def prepare(model: nn.Module, inplace: bool = False, allow_list: set[type] | Non
 
     Warns if no submodule has a qconfig, since nothing would be quantized.
     """
-    custom = (prepare_custom_config_dict or get_default_custom_config_dict()).get("float_to_observed_custom_module_class", {})
+    custom = (prepare_custom_config_dict or get_default_custom_config_dict()).get(
+        "float_to_observed_custom_module_class", {}
+    )
     if not inplace:
         model = copy.deepcopy(model)
     propagate_qconfig_(model, qconfig_dict)
@@ -198,7 +229,12 @@ def _remove_observers(model: nn.Module) -> None:
             del module.qconfig
 
 
-def swap_module(mod: nn.Module, mapping: dict[type, Any], custom_module_class_mapping: dict[type, Any] | None = None, use_precomputed_fake_quant: bool = False) -> nn.Module:
+def swap_module(
+    mod: nn.Module,
+    mapping: dict[type, Any],
+    custom_module_class_mapping: dict[type, Any] | None = None,
+    use_precomputed_fake_quant: bool = False,
+) -> nn.Module:
     """The quantized counterpart of ``mod`` if it has a qconfig and ``mapping`` its type, else ``mod``.
 
     Forward hooks and pre-hooks are kept, observers' excepted.
@@ -222,7 +258,7 @@ def swap_module(mod: nn.Module, mapping: dict[type, Any], custom_module_class_ma
     if device is not None:
         new.to(device)
     new.training = mod.training
-    return new  # type: ignore[no-any-return]
+    return new
 
 
 def _convert_children(module: nn.Module, mapping: dict[type, Any], custom: dict[type, Any]) -> None:
@@ -232,7 +268,15 @@ def _convert_children(module: nn.Module, mapping: dict[type, Any], custom: dict[
         setattr(module, name, swap_module(child, mapping, custom))
 
 
-def convert(module: nn.Module, mapping: dict[type, Any] | None = None, inplace: bool = False, remove_qconfig: bool = True, is_reference: bool = False, convert_custom_config_dict: dict[str, Any] | None = None, use_precomputed_fake_quant: bool = False) -> nn.Module:
+def convert(
+    module: nn.Module,
+    mapping: dict[type, Any] | None = None,
+    inplace: bool = False,
+    remove_qconfig: bool = True,
+    is_reference: bool = False,
+    convert_custom_config_dict: dict[str, Any] | None = None,
+    use_precomputed_fake_quant: bool = False,
+) -> nn.Module:
     """Turns a calibrated model into a quantized one.
 
     Args:
@@ -264,10 +308,10 @@ def convert(module: nn.Module, mapping: dict[type, Any] | None = None, inplace: 
     for name, child in module.named_modules():
         if isinstance(child, (QuantizedOutput, nnq.Quantize)):
             child._qualified_name = name
-        if (isinstance(child, QuantizedOutput) and not child._calibrated) or (isinstance(child, nnq.Quantize) and bool(torch.isnan(child.scale))):
-            # A FloatFunctional used only for scalar operations never sees a tensor and needs no scale.
-            if not isinstance(child, nnq.QFunctional):
-                uncalibrated.append(name or type(child).__name__)
+        if (isinstance(child, QuantizedOutput) and not child._calibrated) or (
+            isinstance(child, nnq.Quantize) and bool(torch.isnan(child.scale))
+        ):
+            uncalibrated.append(name or type(child).__name__)
     if uncalibrated:
         warnings.warn(
             f"convert: these modules were never calibrated and cannot run until a state_dict gives them scale and zero point: {', '.join(uncalibrated)}",
@@ -278,7 +322,13 @@ def convert(module: nn.Module, mapping: dict[type, Any] | None = None, inplace: 
     return module
 
 
-def quantize(model: nn.Module, run_fn: Callable[..., Any], run_args: Any, mapping: dict[type, Any] | None = None, inplace: bool = False) -> nn.Module:
+def quantize(
+    model: nn.Module,
+    run_fn: Callable[..., Any],
+    run_args: Any,
+    mapping: dict[type, Any] | None = None,
+    inplace: bool = False,
+) -> nn.Module:
     """Post-training static quantization in one call: prepare, ``run_fn(model, *run_args)``, convert.
 
     ``run_args`` is a list or tuple of arguments; torch 1.3 passed the calibration data itself, which is

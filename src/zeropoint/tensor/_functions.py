@@ -8,6 +8,7 @@ qparams; *integer forms* compute on integers; everything else dequantizes, runs 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from zeropoint.errors import QuantizationError
 
 __all__ = ["call", "dispatch", "integer_form"]
 
-_Tensor = torch.Tensor
+_Tensor: Any = torch.Tensor
 
 
 def _is_q(value: Any) -> bool:
@@ -34,7 +35,7 @@ def _name(func: Any) -> str:
 
 def _fallback(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     backend.count_fallback(_name(func))
-    to_float = lambda value: value.dequantize() if _is_q(value) else value  # noqa: E731
+    to_float = lambda value: value.dequantize() if _is_q(value) else value
     return func(*tree_map(to_float, args), **tree_map(to_float, kwargs))
 
 
@@ -116,7 +117,7 @@ def _new_axis(source: Any, data: torch.Tensor, func: Any, args: tuple[Any, ...],
 
 
 def _move(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    source = args[0] if args else None
+    source: Any = args[0] if args else None
     if not _is_q(source) or tree_any(_is_q, (args[1:], kwargs)):
         return NotImplemented
     result = func(source._data, *args[1:], **kwargs)
@@ -131,7 +132,7 @@ def _move(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
         wrapped = [wrap(r) for r in result]
         if any(w is NotImplemented for w in wrapped):
             return NotImplemented
-        return type(result)(wrapped) if type(result) in (tuple, list) else type(result)(wrapped)
+        return type(result)(wrapped)
     return wrap(result)
 
 
@@ -149,7 +150,11 @@ _MOVEMENT_NAMES = (
     "swapdims", "split_with_sizes", "tensor_split", "rot90", "diagonal", "moveaxis", "adjoint", "view_as", "reshape_as",
 )  # fmt: skip
 
-_MOVEMENTS: dict[Any, Callable[..., Any]] = {_Tensor.__getitem__: _Tensor.__getitem__, _Tensor.T.__get__: _Tensor.T.__get__, _Tensor.mT.__get__: _Tensor.mT.__get__}
+_MOVEMENTS: dict[Any, Callable[..., Any]] = {
+    _Tensor.__getitem__: _Tensor.__getitem__,
+    _Tensor.T.__get__: _Tensor.T.__get__,
+    _Tensor.mT.__get__: _Tensor.mT.__get__,
+}
 for _owner in (_Tensor, torch):
     for _movement in _MOVEMENT_NAMES:
         if hasattr(_owner, _movement):
@@ -213,11 +218,15 @@ def _cut(x: Any, low: float | None, high: float | None) -> Any:
     """Clamp at real bounds by clamping the integers at the bounds' own quantized values."""
     if not _per_tensor(x):
         return NotImplemented
-    bounds = [x._qdtype.quant_min, x._qdtype.quant_max]
-    for i, bound in enumerate((low, high)):
-        if bound is not None:
-            bounds[i] = int(ops.quantize_per_tensor(torch.tensor([float(bound)]), x._scale, x._zero_point, x._qdtype.storage))
+    bounds = [
+        None if bound is None else _quantized_bound(bound, x._scale, x._zero_point, x._qdtype) for bound in (low, high)
+    ]
     return x.with_data(torch.clamp(x._data, bounds[0], bounds[1]))
+
+
+@lru_cache(maxsize=1024)
+def _quantized_bound(bound: float, scale: float, zero_point: int, qdtype: Any) -> int:
+    return int(ops.quantize_per_tensor(torch.tensor([float(bound)]), scale, zero_point, qdtype.storage))
 
 
 @integer_form(torch.relu, F.relu, _Tensor.relu)
@@ -292,19 +301,52 @@ def _batched(x: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
 
 
 @integer_form(F.max_pool2d, torch.max_pool2d)
-def _max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False, return_indices: bool = False) -> Any:
+def _max_pool2d(
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
     if return_indices or not _per_tensor(x) or x._qdtype.bits != 8:
         return NotImplemented
     kernel = _pair(kernel_size)
-    return _batched(x, lambda data: ops.max_pool2d(data, kernel, _pair(stride) if stride else kernel, _pair(padding), _pair(dilation), ceil_mode))
+    return _batched(
+        x,
+        lambda data: ops.max_pool2d(
+            data, kernel, _pair(stride) if stride else kernel, _pair(padding), _pair(dilation), ceil_mode
+        ),
+    )
 
 
 @integer_form(F.avg_pool2d)
-def _avg_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None) -> Any:
+def _avg_pool2d(
+    x: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Any:
     if not _per_tensor(x) or x._qdtype.bits != 8:
         return NotImplemented
     kernel = _pair(kernel_size)
-    return _batched(x, lambda data: ops.avg_pool2d(data, x._zero_point, kernel, _pair(stride) if stride else kernel, _pair(padding), ceil_mode, count_include_pad, divisor_override))
+    return _batched(
+        x,
+        lambda data: ops.avg_pool2d(
+            data,
+            x._zero_point,
+            kernel,
+            _pair(stride) if stride else kernel,
+            _pair(padding),
+            ceil_mode,
+            count_include_pad,
+            divisor_override,
+        ),
+    )
 
 
 @integer_form(F.adaptive_avg_pool2d)
@@ -332,7 +374,9 @@ def _dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = Fals
 
 
 @integer_form(F.interpolate)
-def _interpolate(x: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None, **kwargs: Any) -> Any:
+def _interpolate(
+    x: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None, **kwargs: Any
+) -> Any:
     """Nearest picks integers; bilinear interpolates reals and is quantized back, as torch does."""
     if not _per_tensor(x):
         return NotImplemented
@@ -386,13 +430,17 @@ def _copy_(x: Any, source: Any, non_blocking: bool = False) -> Any:
         return x
     if _is_q(source):
         if source._qdtype != x._qdtype:
-            raise QuantizationError(f"copy_: cannot copy {source._qdtype!r} into {x._qdtype!r}; quantize to the same dtype")
+            raise QuantizationError(
+                f"copy_: cannot copy {source._qdtype!r} into {x._qdtype!r}; quantize to the same dtype"
+            )
         x._data.copy_(source._data)
         x._scale, x._zero_point, x._axis = source._scale, source._zero_point, source._axis
         return x
     if x._axis is not None:
         raise QuantizationError("copy_: into a per-channel quantized tensor only a quantized tensor can be copied")
-    x._data.copy_(ops.quantize_per_tensor(source.detach().float().expand(x.shape), x._scale, x._zero_point, x._qdtype.storage))
+    x._data.copy_(
+        ops.quantize_per_tensor(source.detach().float().expand(x.shape), x._scale, x._zero_point, x._qdtype.storage)
+    )
     return x
 
 
@@ -403,7 +451,9 @@ def _setitem(x: Any, index: Any, value: Any) -> None:
     if _is_q(value):
         value = _with_qparams_of(value, x)._data
     else:
-        value = ops.quantize_per_tensor(torch.as_tensor(value).detach().float(), x._scale, x._zero_point, x._qdtype.storage)
+        value = ops.quantize_per_tensor(
+            torch.as_tensor(value).detach().float(), x._scale, x._zero_point, x._qdtype.storage
+        )
     x._data[index] = value
 
 
@@ -440,7 +490,9 @@ def _element_size(x: Any) -> int:
 @integer_form(_Tensor.requires_grad_)
 def _requires_grad_(x: Any, requires_grad: bool = True) -> Any:
     if requires_grad:
-        raise QuantizationError("a quantized tensor cannot require gradients; train with fake quantization (prepare_qat)")
+        raise QuantizationError(
+            "a quantized tensor cannot require gradients; train with fake quantization (prepare_qat)"
+        )
     return x
 
 
@@ -452,7 +504,7 @@ def _leave(x: Any, *args: Any, **kwargs: Any) -> Any:
 # Backing out of torch would mean no result at all: these are asked of every tensor and must not count.
 @integer_form(_Tensor.__repr__, _Tensor.__format__, _Tensor.__str__)
 def _text(x: Any, *args: Any, **kwargs: Any) -> str:
-    return type(x).__repr__(x)
+    return repr(x)
 
 
 @integer_form(_Tensor.__deepcopy__)

@@ -79,7 +79,9 @@ def choose_qparams(
     """
     dtype, qscheme = as_qdtype(dtype), as_qscheme(qscheme)
     low, high = quant_range(dtype, quant_min, quant_max)
-    if min_val.numel() and not bool((min_val <= max_val).all() and torch.isfinite(min_val).all() and torch.isfinite(max_val).all()):
+    if min_val.numel() and not bool(
+        (min_val <= max_val).all() and torch.isfinite(min_val).all() and torch.isfinite(max_val).all()
+    ):
         raise QuantizationError(
             f"choose_qparams: the range must be finite with min <= max, got min_val={min_val}, max_val={max_val}"
         )

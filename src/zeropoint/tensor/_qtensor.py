@@ -46,8 +46,8 @@ class QTensor(torch.Tensor):
 
     _data: torch.Tensor
     _qdtype: QDtype
-    _scale: float | torch.Tensor
-    _zero_point: int | torch.Tensor
+    _scale: Any  # float, or float32 tensor per channel
+    _zero_point: Any  # int, or int32 (float32 for float qparams) tensor per channel
     _axis: int | None
 
     @staticmethod
@@ -59,7 +59,7 @@ class QTensor(torch.Tensor):
         qdtype: QDtype,
         axis: int | None = None,
     ) -> QTensor:
-        self: QTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        self: QTensor = torch.Tensor._make_wrapper_subclass(
             cls, data.shape, data.stride(), data.storage_offset(), dtype=torch.float32, device=data.device
         )
         self._data = data
@@ -87,41 +87,43 @@ class QTensor(torch.Tensor):
         """float32 ``scale * (q - zero_point)``, same shape."""
         if self._axis is None:
             return ops.dequantize_per_tensor(self._data, self._scale, self._zero_point)
-        if self._zero_point.is_floating_point():  # type: ignore[union-attr]
+        if self._zero_point.is_floating_point():
             shape = [1] * self.dim()
             shape[self._axis] = -1
-            zero_point = self._zero_point.reshape(shape)  # type: ignore[union-attr]
-            return (self._data.float() - zero_point) * self._scale.reshape(shape)  # type: ignore[union-attr]
+            zero_point = self._zero_point.reshape(shape)
+            return (self._data.float() - zero_point) * self._scale.reshape(shape)
         return ops.dequantize_per_channel(self._data, self._scale, self._zero_point, self._axis)
 
-    def qscheme(self) -> QScheme:
+    def qscheme(self) -> QScheme:  # type: ignore[override]
         if self._axis is None:
             return per_tensor_affine
-        if self._zero_point.is_floating_point():  # type: ignore[union-attr]
+        if self._zero_point.is_floating_point():
             return QScheme.PER_CHANNEL_AFFINE_FLOAT_QPARAMS
         return per_channel_affine
 
     def _require_scheme(self, method: str, per_tensor: bool) -> None:
         if (self._axis is None) != per_tensor:
             other = "q_per_channel_" + method.replace("q_", "") + "s()" if per_tensor else "q_scale()"
-            raise QuantizationError(f"{method}: the tensor is quantized {'per channel' if per_tensor else 'per tensor'}; use {other}")
+            raise QuantizationError(
+                f"{method}: the tensor is quantized {'per channel' if per_tensor else 'per tensor'}; use {other}"
+            )
 
     def q_scale(self) -> float:
         self._require_scheme("q_scale", True)
-        return self._scale  # type: ignore[return-value]
+        return self._scale
 
     def q_zero_point(self) -> int:
         self._require_scheme("q_zero_point", True)
-        return self._zero_point  # type: ignore[return-value]
+        return self._zero_point
 
     def q_per_channel_scales(self) -> torch.Tensor:
         """float64 copy, one per channel, as torch returns it."""
         self._require_scheme("q_per_channel_scales", False)
-        return self._scale.double()  # type: ignore[union-attr]
+        return self._scale.double()
 
     def q_per_channel_zero_points(self) -> torch.Tensor:
         self._require_scheme("q_per_channel_zero_points", False)
-        zero_point: torch.Tensor = self._zero_point  # type: ignore[assignment]
+        zero_point: torch.Tensor = self._zero_point
         return zero_point.clone() if zero_point.is_floating_point() else zero_point.to(torch.int64)
 
     def q_per_channel_axis(self) -> int:
@@ -135,11 +137,19 @@ class QTensor(torch.Tensor):
     # -- torch.Tensor protocol ------------------------------------------------------------------
 
     @classmethod
-    def __torch_function__(cls, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         return _functions.call(func, args, kwargs or {})
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         return _functions.dispatch(func, args, kwargs or {})
 
     def __tensor_flatten__(self) -> tuple[list[str], tuple[Any, ...]]:
@@ -148,7 +158,9 @@ class QTensor(torch.Tensor):
         return ["_data", "_scale", "_zero_point"], (None, None, self._qdtype.name, self._axis)
 
     @staticmethod
-    def __tensor_unflatten__(inner: dict[str, torch.Tensor], meta: tuple[Any, ...], outer_size: Any, outer_stride: Any) -> QTensor:
+    def __tensor_unflatten__(
+        inner: dict[str, torch.Tensor], meta: tuple[Any, ...], outer_size: Any, outer_stride: Any
+    ) -> QTensor:
         scale, zero_point, name, axis = meta
         if axis is not None:
             scale, zero_point = inner["_scale"], inner["_zero_point"]
@@ -180,7 +192,9 @@ class QTensor(torch.Tensor):
         return copy
 
 
-def _rebuild_qtensor(data: torch.Tensor, scale: float | torch.Tensor, zero_point: int | torch.Tensor, name: str, axis: int | None) -> QTensor:
+def _rebuild_qtensor(
+    data: torch.Tensor, scale: float | torch.Tensor, zero_point: int | torch.Tensor, name: str, axis: int | None
+) -> QTensor:
     """Checks everything, since it also serves files: a hostile one gives an error."""
     qdtype = as_qdtype(name)
     if not isinstance(data, torch.Tensor) or data.dtype != qdtype.storage:
@@ -200,7 +214,9 @@ def check_scale(operation: str, scale: Any) -> float:
     """A Python float that is finite and positive in float32."""
     if isinstance(scale, torch.Tensor):
         if scale.numel() != 1:
-            raise QuantizationError(f"{operation}: scale must be a number or a one-element tensor, got shape {tuple(scale.shape)}")
+            raise QuantizationError(
+                f"{operation}: scale must be a number or a one-element tensor, got shape {tuple(scale.shape)}"
+            )
         scale = scale.item()
     value = float(scale)
     if not math.isfinite(value) or value <= 0 or not 0 < float(torch.tensor(value, dtype=torch.float32)) < math.inf:
@@ -212,7 +228,9 @@ def check_zero_point(operation: str, zero_point: Any, qdtype: QDtype) -> int:
     """A Python int within the dtype's range."""
     if isinstance(zero_point, torch.Tensor):
         if zero_point.numel() != 1:
-            raise QuantizationError(f"{operation}: zero_point must be an integer or a one-element tensor, got shape {tuple(zero_point.shape)}")
+            raise QuantizationError(
+                f"{operation}: zero_point must be an integer or a one-element tensor, got shape {tuple(zero_point.shape)}"
+            )
         zero_point = zero_point.item()
     if zero_point != int(zero_point) or not qdtype.quant_min <= zero_point <= qdtype.quant_max:
         raise QuantizationError(
@@ -221,7 +239,9 @@ def check_zero_point(operation: str, zero_point: Any, qdtype: QDtype) -> int:
     return int(zero_point)
 
 
-def _check_channels(operation: str, x: torch.Tensor, scales: Any, zero_points: Any, axis: Any, qdtype: QDtype) -> tuple[torch.Tensor, torch.Tensor, int]:
+def _check_channels(
+    operation: str, x: torch.Tensor, scales: Any, zero_points: Any, axis: Any, qdtype: QDtype
+) -> tuple[torch.Tensor, torch.Tensor, int]:
     if not isinstance(axis, int) or not -x.dim() <= axis < x.dim():
         raise QuantizationError(f"{operation}: axis {axis} is outside the {x.dim()} dimensions of the tensor")
     axis %= x.dim()
@@ -250,7 +270,9 @@ def _check_float(operation: str, x: torch.Tensor) -> torch.Tensor:
     if isinstance(x, QTensor):
         raise QuantizationError(f"{operation}: the input is quantized already; dequantize() it first")
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        raise QuantizationError(f"{operation}: the input must be a float32, float64, float16 or bfloat16 tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+        raise QuantizationError(
+            f"{operation}: the input must be a float32, float64, float16 or bfloat16 tensor, got {getattr(x, 'dtype', type(x).__name__)}"
+        )
     return x.detach().float()
 
 
@@ -281,7 +303,9 @@ def quantize_per_tensor(input: torch.Tensor, scale: Any, zero_point: Any, dtype:
     return QTensor(ops.quantize_per_tensor(x, scale, zero_point, qdtype.storage), scale, zero_point, qdtype)
 
 
-def quantize_per_channel(input: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, axis: int, dtype: Any) -> QTensor:
+def quantize_per_channel(
+    input: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, axis: int, dtype: Any
+) -> QTensor:
     """Quantizes with one scale and zero point per index of ``axis``.
 
     Same integers as torch.quantize_per_channel on CPU, NaN apart.
@@ -296,7 +320,9 @@ def quantize_per_channel(input: torch.Tensor, scales: torch.Tensor, zero_points:
         shape = [1] * x.dim()
         shape[axis] = -1
         value = torch.round(x / scales.reshape(shape) + zero_points.reshape(shape))
-        return QTensor(value.clamp(qdtype.quant_min, qdtype.quant_max).to(qdtype.storage), scales, zero_points, qdtype, axis)
+        return QTensor(
+            value.clamp(qdtype.quant_min, qdtype.quant_max).to(qdtype.storage), scales, zero_points, qdtype, axis
+        )
     data = ops.quantize_per_channel(x, scales, zero_points, axis, qdtype.quant_min, qdtype.quant_max, qdtype.storage)
     return QTensor(data, scales, zero_points, qdtype, axis)
 
@@ -305,17 +331,25 @@ def make_per_tensor_quantized_tensor(data: torch.Tensor, scale: Any, zero_point:
     """A quantized tensor over given integers (uint8, int8 or int32), as torch._make_per_tensor_quantized_tensor."""
     qdtype = next((d for d in _KERNEL_DTYPES if d.storage == data.dtype), None)
     if qdtype is None:
-        raise QuantizationError(f"make_per_tensor_quantized_tensor: data must be uint8, int8 or int32, got {data.dtype}")
+        raise QuantizationError(
+            f"make_per_tensor_quantized_tensor: data must be uint8, int8 or int32, got {data.dtype}"
+        )
     operation = "make_per_tensor_quantized_tensor"
     return QTensor(data.clone(), check_scale(operation, scale), check_zero_point(operation, zero_point, qdtype), qdtype)
 
 
-def make_per_channel_quantized_tensor(data: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, axis: int) -> QTensor:
+def make_per_channel_quantized_tensor(
+    data: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, axis: int
+) -> QTensor:
     """A quantized tensor over given integers with qparams per index of ``axis``."""
     qdtype = next((d for d in _KERNEL_DTYPES if d.storage == data.dtype), None)
     if qdtype is None:
-        raise QuantizationError(f"make_per_channel_quantized_tensor: data must be uint8, int8 or int32, got {data.dtype}")
-    scales, zero_points, axis = _check_channels("make_per_channel_quantized_tensor", data, scales, zero_points, axis, qdtype)
+        raise QuantizationError(
+            f"make_per_channel_quantized_tensor: data must be uint8, int8 or int32, got {data.dtype}"
+        )
+    scales, zero_points, axis = _check_channels(
+        "make_per_channel_quantized_tensor", data, scales, zero_points, axis, qdtype
+    )
     return QTensor(data.clone(), scales, zero_points, qdtype, axis)
 
 

@@ -19,7 +19,9 @@ class _FusedModule(nn.Sequential):
         for position, (module, types) in enumerate(zip(modules, self._members, strict=True)):
             if not isinstance(module, types):
                 accepted = " or ".join(t.__name__ for t in (types if isinstance(types, tuple) else (types,)))
-                raise QuantizationError(f"{type(self).__name__}: module {position} must be {accepted}, got {type(module).__name__}")
+                raise QuantizationError(
+                    f"{type(self).__name__}: module {position} must be {accepted}, got {type(module).__name__}"
+                )
         super().__init__(*modules)
 
 

@@ -1,7 +1,6 @@
 """Int8 modules (``torch.nn.quantized`` by name)."""
 
 from zeropoint.nn.quantized import functional
-
 from zeropoint.nn.quantized.modules.activation import ELU, Hardswish, LeakyReLU, ReLU, ReLU6, Sigmoid
 from zeropoint.nn.quantized.modules.conv import Conv2d
 from zeropoint.nn.quantized.modules.functional_modules import FloatFunctional, QFunctional

@@ -39,17 +39,21 @@ __all__ = [
 
 def _quantized(function: str, x: Any) -> QTensor:
     if not isinstance(x, QTensor) or x._axis is not None or x._qdtype.bits != 8:
-        raise QuantizationError(f"Input to 'quantized.{function}' must be quantized! An 8-bit tensor quantized per tensor is needed, got {getattr(x, 'dtype', type(x).__name__)}")
+        raise QuantizationError(
+            f"Input to 'quantized.{function}' must be quantized! An 8-bit tensor quantized per tensor is needed, got {getattr(x, 'dtype', type(x).__name__)}"
+        )
     return x
 
 
 def _weight(function: str, w: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     if not isinstance(w, QTensor) or w._qdtype != qint8 or w._axis not in (None, 0):
-        raise QuantizationError(f"{function}: the weight must be qint8, quantized per tensor or per channel of axis 0, got {getattr(w, 'dtype', type(w).__name__)}")
+        raise QuantizationError(
+            f"{function}: the weight must be qint8, quantized per tensor or per channel of axis 0, got {getattr(w, 'dtype', type(w).__name__)}"
+        )
     if w._axis is None:
         scale, zero_point = torch.tensor([w._scale], dtype=torch.float32), torch.tensor([w._zero_point])
     else:
-        scale, zero_point = w._scale, w._zero_point.to(torch.int64)  # type: ignore[assignment, union-attr]
+        scale, zero_point = w._scale, w._zero_point.to(torch.int64)
     return w._data.contiguous(), scale, zero_point if bool((zero_point != 0).any()) else None
 
 
@@ -68,17 +72,49 @@ def _pair(value: Any) -> list[int]:
     return values * 2 if len(values) == 1 else values
 
 
-def linear(input: QTensor, weight: QTensor, bias: torch.Tensor | None = None, scale: float | None = None, zero_point: int | None = None) -> QTensor:
+def linear(
+    input: QTensor,
+    weight: QTensor,
+    bias: torch.Tensor | None = None,
+    scale: float | None = None,
+    zero_point: int | None = None,
+) -> QTensor:
     """``input @ weight.T + bias``; scale and zero point default to the input's. Packs the weight on each call."""
     x = _quantized("linear", input)
     w, w_scale, w_zero_point = _weight("linear", weight)
     scale = check_scale("linear", x._scale if scale is None else scale)
     zero_point = check_zero_point("linear", x._zero_point if zero_point is None else zero_point, quint8)
-    data = ops.linear(x._data, w, ops.linear_pack(w, w_zero_point), w_scale, w_zero_point, _bias("linear", bias), x._scale, x._zero_point, scale, zero_point, 0, 255, torch.uint8)
+    data = ops.linear(
+        x._data,
+        w,
+        ops.linear_pack(w, w_zero_point),
+        w_scale,
+        w_zero_point,
+        _bias("linear", bias),
+        x._scale,
+        x._zero_point,
+        scale,
+        zero_point,
+        0,
+        255,
+        torch.uint8,
+    )
     return QTensor(data, scale, zero_point, quint8)
 
 
-def conv2d(input: QTensor, weight: QTensor, bias: torch.Tensor | None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, padding_mode: str = "zeros", scale: float = 1.0, zero_point: int = 0, dtype: Any = quint8) -> QTensor:
+def conv2d(
+    input: QTensor,
+    weight: QTensor,
+    bias: torch.Tensor | None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    scale: float = 1.0,
+    zero_point: int = 0,
+    dtype: Any = quint8,
+) -> QTensor:
     """2-d convolution to ``scale`` and ``zero_point``. Packs the weight on each call."""
     x = _quantized("conv2d", input)
     if padding_mode != "zeros":
@@ -91,7 +127,25 @@ def conv2d(input: QTensor, weight: QTensor, bias: torch.Tensor | None, stride: A
     w, w_scale, w_zero_point = _weight("conv2d", weight)
     scale, zero_point = check_scale("conv2d", scale), check_zero_point("conv2d", zero_point, out)
     packed = ops.conv2d_pack(w, w_zero_point, _pair(dilation), groups)
-    data = ops.conv2d(x._data, w, packed, w_scale, w_zero_point, _bias("conv2d", bias), _pair(stride), _pair(padding), _pair(dilation), groups, x._scale, x._zero_point, scale, zero_point, out.quant_min, out.quant_max, out.storage)
+    data = ops.conv2d(
+        x._data,
+        w,
+        packed,
+        w_scale,
+        w_zero_point,
+        _bias("conv2d", bias),
+        _pair(stride),
+        _pair(padding),
+        _pair(dilation),
+        groups,
+        x._scale,
+        x._zero_point,
+        scale,
+        zero_point,
+        out.quant_min,
+        out.quant_max,
+        out.storage,
+    )
     return QTensor(data, scale, zero_point, out)
 
 
@@ -101,7 +155,19 @@ def _binary(function: str, a: Any, b: Any, scale: Any, zero_point: Any, relu: bo
     left, right = torch.broadcast_tensors(a._data, b._data)
     dtype = a._qdtype
     operator = ops.mul if function == "mul" else ops.add
-    data = operator(left, a._scale, a._zero_point, right, b._scale, b._zero_point, scale, zero_point, zero_point if relu else dtype.quant_min, dtype.quant_max, dtype.storage)
+    data = operator(
+        left,
+        a._scale,
+        a._zero_point,
+        right,
+        b._scale,
+        b._zero_point,
+        scale,
+        zero_point,
+        zero_point if relu else dtype.quant_min,
+        dtype.quant_max,
+        dtype.storage,
+    )
     return QTensor(data, scale, zero_point, dtype)
 
 
@@ -128,16 +194,34 @@ def relu6(input: QTensor, inplace: bool = False) -> torch.Tensor:
     return F.relu6(_quantized("relu6", input), inplace)
 
 
-def max_pool2d(input: QTensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False, return_indices: bool = False) -> torch.Tensor:
+def max_pool2d(
+    input: QTensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> torch.Tensor:
     """Keeps the input's qparams. ``return_indices`` is not supported."""
     if return_indices:
         raise NotImplementedError("return_indices is not yet implemented!")
     return F.max_pool2d(_quantized("max_pool2d", input), kernel_size, stride, padding, dilation, ceil_mode)
 
 
-def avg_pool2d(input: QTensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None) -> torch.Tensor:
+def avg_pool2d(
+    input: QTensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> torch.Tensor:
     """Keeps the input's qparams."""
-    return F.avg_pool2d(_quantized("avg_pool2d", input), kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return F.avg_pool2d(
+        _quantized("avg_pool2d", input), kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
 
 
 def adaptive_avg_pool2d(input: QTensor, output_size: Any) -> torch.Tensor:
@@ -153,12 +237,16 @@ def hardtanh(input: QTensor, min_val: float = -1.0, max_val: float = 1.0, inplac
     return F.hardtanh(_quantized("hardtanh", input), min_val, max_val, inplace)
 
 
-def interpolate(input: QTensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None) -> torch.Tensor:
+def interpolate(
+    input: QTensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None
+) -> torch.Tensor:
     """nearest on the integers, other modes on the reals and quantized back."""
     return F.interpolate(_quantized("interpolate", input), size, scale_factor, mode, align_corners)
 
 
-def upsample(input: QTensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None) -> torch.Tensor:
+def upsample(
+    input: QTensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None
+) -> torch.Tensor:
     return interpolate(input, size, scale_factor, mode, align_corners)
 
 
@@ -179,7 +267,12 @@ def _parametrised(name: str, *parameters: float) -> Any:
 
 def _table(function: str, x: Any, name: str, scale: Any, zero_point: Any, *parameters: float) -> QTensor:
     x = _quantized(function, x)
-    return pointwise(x, _parametrised(name, *parameters), check_scale(function, scale), check_zero_point(function, zero_point, x._qdtype))
+    return pointwise(
+        x,
+        _parametrised(name, *parameters),
+        check_scale(function, scale),
+        check_zero_point(function, zero_point, x._qdtype),
+    )
 
 
 def hardswish(input: QTensor, scale: float, zero_point: int) -> QTensor:
@@ -194,12 +287,18 @@ def celu(input: QTensor, scale: float, zero_point: int, alpha: float = 1.0) -> Q
     return _table("celu", input, "celu", scale, zero_point, alpha)
 
 
-def leaky_relu(input: QTensor, negative_slope: float = 0.01, inplace: bool = False, scale: float | None = None, zero_point: int | None = None) -> QTensor:
+def leaky_relu(
+    input: QTensor,
+    negative_slope: float = 0.01,
+    inplace: bool = False,
+    scale: float | None = None,
+    zero_point: int | None = None,
+) -> QTensor:
     """Scale and zero point default to the input's."""
     x = _quantized("leaky_relu", input)
-    scale = x._scale if scale is None else scale
-    zero_point = x._zero_point if zero_point is None else zero_point
-    result = _table("leaky_relu", x, "leaky_relu", scale, zero_point, negative_slope)
+    out_scale = x._scale if scale is None else scale
+    out_zero_point = x._zero_point if zero_point is None else zero_point
+    result = _table("leaky_relu", x, "leaky_relu", out_scale, out_zero_point, negative_slope)
     if inplace:
         return x.copy_(result)  # type: ignore[return-value]
     return result

@@ -94,7 +94,7 @@ class Hardswish(_TableActivation):
 
     @staticmethod
     def from_float(mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Hardswish:
-        return Hardswish(1.0, 0)._observed(mod)  # type: ignore[no-any-return]
+        return Hardswish(1.0, 0)._observed(mod)
 
 
 class ELU(_TableActivation):
@@ -109,13 +109,21 @@ class ELU(_TableActivation):
 
     @staticmethod
     def from_float(mod: nn.Module, use_precomputed_fake_quant: bool = False) -> ELU:
-        return ELU(1.0, 0, mod.alpha)._observed(mod)  # type: ignore[arg-type, no-any-return]
+        return ELU(1.0, 0, mod.alpha)._observed(mod)  # type: ignore[arg-type]
 
 
 class LeakyReLU(_TableActivation):
     """``x`` above 0, ``negative_slope * x`` below."""
 
-    def __init__(self, scale: float, zero_point: int, negative_slope: float = 0.01, inplace: bool = False, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self,
+        scale: float,
+        zero_point: int,
+        negative_slope: float = 0.01,
+        inplace: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__(scale, zero_point)
         self.negative_slope, self.inplace = negative_slope, inplace
 
@@ -124,7 +132,7 @@ class LeakyReLU(_TableActivation):
 
     @classmethod
     def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> LeakyReLU:
-        return cls(1.0, 0, mod.negative_slope)._observed(mod)  # type: ignore[arg-type, no-any-return]
+        return cls(1.0, 0, mod.negative_slope)._observed(mod)  # type: ignore[arg-type]
 
 
 class Sigmoid(_TableActivation):
@@ -138,4 +146,4 @@ class Sigmoid(_TableActivation):
 
     @classmethod
     def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Sigmoid:
-        return cls(1.0, 0)._observed(mod)  # type: ignore[no-any-return]
+        return cls(1.0, 0)._observed(mod)

@@ -43,12 +43,29 @@ class Conv2d(WeightedQuantizedModule):
     Shape: [N, C, H, W] or [C, H, W]; the output is channels_last. Replaces ``torch.ao.nn.quantized.Conv2d``.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros", device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__()
         if padding_mode not in _PADDING_MODES:
-            raise QuantizationError(f"Conv2d: padding_mode must be one of {', '.join(_PADDING_MODES)}, got {padding_mode!r}")
+            raise QuantizationError(
+                f"Conv2d: padding_mode must be one of {', '.join(_PADDING_MODES)}, got {padding_mode!r}"
+            )
         if in_channels % groups or out_channels % groups:
-            raise QuantizationError(f"Conv2d: in_channels {in_channels} and out_channels {out_channels} must be divisible by groups {groups}")
+            raise QuantizationError(
+                f"Conv2d: in_channels {in_channels} and out_channels {out_channels} must be divisible by groups {groups}"
+            )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = _pair("kernel_size", kernel_size), _pair("stride", stride)
         self.dilation = _pair("dilation", dilation)
@@ -102,17 +119,20 @@ class Conv2d(WeightedQuantizedModule):
     def forward(self, input: QTensor) -> QTensor:
         packed = self._ready()
         x = quantized_input(self, input)
-        if x.dim() == 3:
+        data = x._data  # plain: questions to a QTensor take the long way through __torch_function__
+        if data.dim() == 3:
             return self.forward(x.unsqueeze(0)).squeeze(0)  # type: ignore[arg-type, return-value]
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise QuantizationError(f"{self._qualified_name or 'Conv2d'}: the input must be [N, {self.in_channels}, H, W], got {tuple(x.shape)}")
+        if data.dim() != 4 or data.shape[1] != self.in_channels:
+            raise QuantizationError(
+                f"{self._qualified_name or 'Conv2d'}: the input must be [N, {self.in_channels}, H, W], got {tuple(data.shape)}"
+            )
         if self._explicit_padding is not None:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            x = F.pad(x, self._explicit_padding, mode)  # type: ignore[assignment]
+            data = F.pad(x, self._explicit_padding, mode)._data  # type: ignore[attr-defined]
         low, high = self._clamp()
         return self._output(
             ops.conv2d(
-                x._data, self._int_weight, packed, self._w_scale, self._w_zero_point, self._bias, self.stride, self._kernel_padding,
+                data, self._int_weight, packed, self._w_scale, self._w_zero_point, self._bias, self.stride, self._kernel_padding,
                 self.dilation, self.groups, x._scale, x._zero_point, self._scale, self._zero_point, low, high, self._output_dtype.storage,
             )
         )  # fmt: skip
@@ -120,9 +140,19 @@ class Conv2d(WeightedQuantizedModule):
     @classmethod
     def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Conv2d:
         """From a prepared float or QAT module with a qconfig and an ``activation_post_process``."""
-        conv = mod[0] if isinstance(mod, nni.ConvReLU2d) else mod
+        conv: Any = mod[0] if isinstance(mod, nni.ConvReLU2d) else mod
         weight = quantize_weight(conv.weight, weight_observer(mod, conv))
-        result = cls(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode)
+        result = cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            conv.bias is not None,
+            conv.padding_mode,
+        )
         result.set_weight_bias(weight, conv.bias)
         result.set_output(*observed_qparams(mod))
         result.relu_max = relu_bound(mod)
@@ -131,7 +161,17 @@ class Conv2d(WeightedQuantizedModule):
     @classmethod
     def from_reference(cls, ref_qconv: Any, output_scale: float, output_zero_point: int) -> Conv2d:
         """From a float module with ``get_quantized_weight()``."""
-        result = cls(ref_qconv.in_channels, ref_qconv.out_channels, ref_qconv.kernel_size, ref_qconv.stride, ref_qconv.padding, ref_qconv.dilation, ref_qconv.groups, ref_qconv.bias is not None, ref_qconv.padding_mode)
+        result = cls(
+            ref_qconv.in_channels,
+            ref_qconv.out_channels,
+            ref_qconv.kernel_size,
+            ref_qconv.stride,
+            ref_qconv.padding,
+            ref_qconv.dilation,
+            ref_qconv.groups,
+            ref_qconv.bias is not None,
+            ref_qconv.padding_mode,
+        )
         result.set_weight_bias(ref_qconv.get_quantized_weight(), ref_qconv.bias)
         result.scale, result.zero_point = float(output_scale), int(output_zero_point)
         return result

@@ -26,27 +26,27 @@ class FloatFunctional(nn.Module):
         raise RuntimeError("FloatFunctional is not intended to use the 'forward'. Please use the underlying operation")
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.activation_post_process(torch.add(x, y))  # type: ignore[no-any-return]
+        return self.activation_post_process(torch.add(x, y))
 
     def add_scalar(self, x: torch.Tensor, y: float) -> torch.Tensor:
         """Not observed: the quantized form shifts or reuses x's qparams."""
         return torch.add(x, y)
 
     def mul(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.activation_post_process(torch.mul(x, y))  # type: ignore[no-any-return]
+        return self.activation_post_process(torch.mul(x, y))
 
     def mul_scalar(self, x: torch.Tensor, y: float) -> torch.Tensor:
         """Not observed: the quantized form scales x's qparams."""
         return torch.mul(x, y)
 
     def cat(self, x: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
-        return self.activation_post_process(torch.cat(x, dim=dim))  # type: ignore[no-any-return]
+        return self.activation_post_process(torch.cat(x, dim=dim))
 
     def add_relu(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.activation_post_process(torch.nn.functional.relu(torch.add(x, y)))  # type: ignore[no-any-return]
+        return self.activation_post_process(torch.nn.functional.relu(torch.add(x, y)))
 
     def matmul(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.activation_post_process(torch.matmul(x, y))  # type: ignore[no-any-return]
+        return self.activation_post_process(torch.matmul(x, y))
 
 
 class QFunctional(QuantizedOutput):
@@ -74,8 +74,20 @@ class QFunctional(QuantizedOutput):
             a, b = torch.broadcast_tensors(a, b)
         dtype = self._output_dtype
         low = self._zero_point if relu else dtype.quant_min
-        data = operator(a, x._scale, x._zero_point, b, y._scale, y._zero_point, self._scale, self._zero_point, low, dtype.quant_max, dtype.storage)
-        return self.activation_post_process(QTensor(data, self._scale, self._zero_point, dtype))  # type: ignore[no-any-return]
+        data = operator(
+            a,
+            x._scale,
+            x._zero_point,
+            b,
+            y._scale,
+            y._zero_point,
+            self._scale,
+            self._zero_point,
+            low,
+            dtype.quant_max,
+            dtype.storage,
+        )
+        return self.activation_post_process(QTensor(data, self._scale, self._zero_point, dtype))
 
     def add(self, x: QTensor, y: QTensor) -> QTensor:
         return self._binary(ops.add, x, y)
@@ -95,14 +107,14 @@ class QFunctional(QuantizedOutput):
         dtype, scale = x._qdtype, x._scale
         shifted = x._zero_point - int(torch.round(torch.tensor(y / scale)))
         if dtype.quant_min <= shifted <= dtype.quant_max:
-            return self.activation_post_process(QTensor(x._data, scale, shifted, dtype))  # type: ignore[no-any-return]
+            return self.activation_post_process(QTensor(x._data, scale, shifted, dtype))
         low, high = dtype.quant_min, dtype.quant_max
         if shifted < low:  # reals run up to scale * (high - shifted)
             new_scale, zero_point = scale * (high - shifted) / (high - low), low
         else:
             new_scale, zero_point = scale * (shifted - low) / (high - low), high
         moved = pointwise(x, lambda value: value + y, new_scale, zero_point, cache=False)
-        return self.activation_post_process(moved)  # type: ignore[no-any-return]
+        return self.activation_post_process(moved)
 
     def mul_scalar(self, x: QTensor, y: float) -> QTensor:
         """Multiplies the scale; a negative factor mirrors the integers, 0 gives zeros."""
@@ -115,15 +127,19 @@ class QFunctional(QuantizedOutput):
         else:
             mirrored = (dtype.quant_min + dtype.quant_max - x._data.to(torch.int16)).to(x._data.dtype)
             result = QTensor(mirrored, x._scale * -y, dtype.quant_min + dtype.quant_max - x._zero_point, dtype)
-        return self.activation_post_process(result)  # type: ignore[no-any-return]
+        return self.activation_post_process(result)
 
     def cat(self, x: list[QTensor], dim: int = 0) -> QTensor:
         if not self._calibrated:
             self._require_calibration()
         if not x:
             raise QuantizationError("QFunctional.cat: expected a non-empty list of quantized tensors")
-        parts = [requantize(quantized_input(self, t), self._scale, self._zero_point, self._output_dtype)._data for t in x]
-        return self.activation_post_process(QTensor(torch.cat(parts, dim), self._scale, self._zero_point, self._output_dtype))  # type: ignore[no-any-return]
+        parts = [
+            requantize(quantized_input(self, t), self._scale, self._zero_point, self._output_dtype)._data for t in x
+        ]
+        return self.activation_post_process(
+            QTensor(torch.cat(parts, dim), self._scale, self._zero_point, self._output_dtype)
+        )
 
     def matmul(self, x: QTensor, y: QTensor) -> QTensor:
         """In float, counted as a fallback, and quantized to this module's qparams."""
@@ -131,7 +147,9 @@ class QFunctional(QuantizedOutput):
             self._require_calibration()
         backend.count_fallback("QFunctional.matmul")
         value = torch.matmul(quantized_input(self, x).dequantize(), quantized_input(self, y).dequantize())
-        return self.activation_post_process(quantize_per_tensor(value, self._scale, self._zero_point, self._output_dtype))  # type: ignore[no-any-return]
+        return self.activation_post_process(
+            quantize_per_tensor(value, self._scale, self._zero_point, self._output_dtype)
+        )
 
     @classmethod
     def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> QFunctional:

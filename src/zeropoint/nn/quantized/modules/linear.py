@@ -71,7 +71,7 @@ class Linear(WeightedQuantizedModule):
     @classmethod
     def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Linear:
         """From a prepared float or QAT module with a qconfig and an ``activation_post_process``."""
-        linear = mod[0] if isinstance(mod, nni.LinearReLU) else mod
+        linear: Any = mod[0] if isinstance(mod, nni.LinearReLU) else mod
         weight = quantize_weight(linear.weight, weight_observer(mod, linear))
         result = cls(linear.in_features, linear.out_features, linear.bias is not None)
         result.set_weight_bias(weight, linear.bias)

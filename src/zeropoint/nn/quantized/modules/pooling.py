@@ -37,7 +37,9 @@ class AvgPool2d(nn.AvgPool2d):
 
     @staticmethod
     def from_float(mod: nn.AvgPool2d, use_precomputed_fake_quant: bool = False) -> AvgPool2d:
-        return AvgPool2d(mod.kernel_size, mod.stride, mod.padding, mod.ceil_mode, mod.count_include_pad, mod.divisor_override)
+        return AvgPool2d(
+            mod.kernel_size, mod.stride, mod.padding, mod.ceil_mode, mod.count_include_pad, mod.divisor_override
+        )
 
 
 class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):

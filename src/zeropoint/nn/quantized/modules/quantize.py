@@ -53,8 +53,15 @@ class Quantize(nn.Module):
                 "calibration data through the prepared model before convert(), or load_state_dict() a calibrated one"
             )
         if not X.is_floating_point():
-            raise QuantizationError(f"{self._qualified_name or 'Quantize'}: the input must be a float tensor, got {X.dtype}")
-        return QTensor(ops.quantize_per_tensor(X.detach().float(), scale, zero_point, self.dtype.storage), scale, zero_point, self.dtype)
+            raise QuantizationError(
+                f"{self._qualified_name or 'Quantize'}: the input must be a float tensor, got {X.dtype}"
+            )
+        return QTensor(
+            ops.quantize_per_tensor(X.detach().float(), scale, zero_point, self.dtype.storage),
+            scale,
+            zero_point,
+            self.dtype,
+        )
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)

@@ -130,7 +130,9 @@ class QuantizedOutput(nn.Module):
     def set_output(self, scale: float, zero_point: int, dtype: QDtype, calibrated: bool) -> None:
         """Output qparams from an observer; ``calibrated`` False marks them as missing."""
         if dtype not in (quint8, qint8):
-            raise QuantizationError(f"{type(self).__name__}: activations are quint8 or qint8, the qconfig's observer has {dtype!r}")
+            raise QuantizationError(
+                f"{type(self).__name__}: activations are quint8 or qint8, the qconfig's observer has {dtype!r}"
+            )
         self._output_dtype = dtype
         self._scale = check_scale(type(self).__name__, scale)
         self._zero_point = check_zero_point(type(self).__name__, zero_point, dtype)
@@ -149,21 +151,37 @@ class QuantizedOutput(nn.Module):
         if self._output_dtype.signed:
             destination[prefix + "output_signed"] = torch.tensor(True)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str]) -> None:
-        values = {name: state_dict.get(prefix + name) for name in ("scale", "zero_point")}
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        values: dict[str, Any] = {name: state_dict.get(prefix + name) for name in ("scale", "zero_point")}
         absent = [prefix + name for name, value in values.items() if value is None]
         if absent:
             missing_keys.extend(absent)
         else:
-            signed = bool(state_dict.get(prefix + "output_signed", False)) or int(values["zero_point"]) < 0  # type: ignore[arg-type]
-            scale = float(values["scale"])  # type: ignore[arg-type]
+            signed = bool(state_dict.get(prefix + "output_signed", False)) or int(values["zero_point"]) < 0
+            scale = float(values["scale"])
             try:
-                self.set_output(1.0 if scale != scale else scale, int(values["zero_point"]), qint8 if signed else quint8, scale == scale)  # type: ignore[arg-type]
+                self.set_output(
+                    1.0 if scale != scale else scale,
+                    int(values["zero_point"]),
+                    qint8 if signed else quint8,
+                    scale == scale,
+                )
             except QuantizationError as error:
                 error_msgs.append(f"{prefix}scale: {error}")
         own = ("scale", "zero_point", "output_signed")
         # The keys read here must not count as unexpected: nn.Module only knows parameters and buffers.
-        rest = {k: v for k, v in state_dict.items() if k not in {prefix + name for name in (*own, *self._state_names())}}
+        rest = {
+            k: v for k, v in state_dict.items() if k not in {prefix + name for name in (*own, *self._state_names())}
+        }
         super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 
     def _state_names(self) -> tuple[str, ...]:
@@ -175,7 +193,7 @@ class WeightedQuantizedModule(QuantizedOutput):
     """Linear and convolutions: int8 weight, float bias, packed for the instruction set on first use.
 
     State: ``weight`` (int8), ``weight_scale`` (float32, 0-d or one per output channel),
-    ``weight_zero_point`` (int64, same shape), ``bias`` (float32, if any), ``scale``, ``zero_point``:
+    ``weight_zero_point`` (int64, same shape, or 0-d if all are 0), ``bias`` (float32, if any), ``scale``, ``zero_point``:
     plain tensors only, never the packed form. A quantized tensor under ``weight`` is read too.
     """
 
@@ -199,19 +217,25 @@ class WeightedQuantizedModule(QuantizedOutput):
         """
         name = type(self).__name__
         if not isinstance(w, QTensor) or w._qdtype != qint8:
-            raise QuantizationError(f"{name}.set_weight_bias: the weight must be a qint8 quantized tensor, got {getattr(w, 'dtype', type(w).__name__)!r}")
+            raise QuantizationError(
+                f"{name}.set_weight_bias: the weight must be a qint8 quantized tensor, got {getattr(w, 'dtype', type(w).__name__)!r}"
+            )
         if w._axis not in (None, 0):
             raise QuantizationError(f"{name}.set_weight_bias: per-channel weights must have axis 0, got axis {w._axis}")
         if tuple(w.shape) != self._weight_shape():
-            raise QuantizationError(f"{name}.set_weight_bias: the weight must have shape {self._weight_shape()}, got {tuple(w.shape)}")
+            raise QuantizationError(
+                f"{name}.set_weight_bias: the weight must have shape {self._weight_shape()}, got {tuple(w.shape)}"
+            )
         if b is not None and tuple(b.shape) != (w.shape[0],):
-            raise QuantizationError(f"{name}.set_weight_bias: the bias must have shape {(w.shape[0],)}, got {tuple(b.shape)}")
+            raise QuantizationError(
+                f"{name}.set_weight_bias: the bias must have shape {(w.shape[0],)}, got {tuple(b.shape)}"
+            )
         self._weight = w
         self._bias = None if b is None else b.detach().float().contiguous()
         self._int_weight = w._data.contiguous()
         scale = torch.tensor([w._scale], dtype=torch.float32) if w._axis is None else w._scale
-        zero_point = torch.tensor([w._zero_point]) if w._axis is None else w._zero_point.to(torch.int64)  # type: ignore[union-attr]
-        self._w_scale = scale.contiguous()  # type: ignore[union-attr]
+        zero_point = torch.tensor([w._zero_point]) if w._axis is None else w._zero_point.to(torch.int64)
+        self._w_scale = scale.contiguous()
         self._w_zero_point = zero_point.contiguous() if bool((zero_point != 0).any()) else None
         self._packed, self._packed_layout = None, -1
 
@@ -242,7 +266,9 @@ class WeightedQuantizedModule(QuantizedOutput):
             dtype = self._output_dtype
             low, high = self._zero_point if self._relu else dtype.quant_min, dtype.quant_max
             if self.relu_max is not None:
-                high = int(ops.quantize_per_tensor(torch.tensor([self.relu_max]), self._scale, self._zero_point, dtype.storage))
+                high = int(
+                    ops.quantize_per_tensor(torch.tensor([self.relu_max]), self._scale, self._zero_point, dtype.storage)
+                )
             self._clamp_key, self._clamp_range = key, (low, high)
         return self._clamp_range
 
@@ -253,15 +279,30 @@ class WeightedQuantizedModule(QuantizedOutput):
         w = self._weight
         destination[prefix + "weight"] = w._data
         destination[prefix + "weight_scale"] = torch.tensor(w._scale) if w._axis is None else w._scale
-        destination[prefix + "weight_zero_point"] = torch.tensor(w._zero_point) if w._axis is None else w._zero_point.to(torch.int64)  # type: ignore[union-attr]
+        destination[prefix + "weight_zero_point"] = (
+            torch.tensor(0)
+            if self._w_zero_point is None
+            else self._w_zero_point.reshape(destination[prefix + "weight_scale"].shape)
+        )
         if self._bias is not None:
             destination[prefix + "bias"] = self._bias
 
     def _state_names(self) -> tuple[str, ...]:
         return ("weight", "weight_scale", "weight_zero_point", "bias", "relu_max")
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str]) -> None:
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
         relu_max = state_dict.get(prefix + "relu_max")
         self.relu_max = None if relu_max is None else float(relu_max)
         weight, bias = state_dict.get(prefix + "weight"), state_dict.get(prefix + "bias")
@@ -269,10 +310,16 @@ class WeightedQuantizedModule(QuantizedOutput):
             loaded = weight
         else:
             scale, zero_point = (state_dict.get(prefix + name) for name in ("weight_scale", "weight_zero_point"))
-            absent = [n for n, v in (("weight", weight), ("weight_scale", scale), ("weight_zero_point", zero_point)) if v is None]
+            absent = [
+                n
+                for n, v in (("weight", weight), ("weight_scale", scale), ("weight_zero_point", zero_point))
+                if v is None
+            ]
             if absent:
                 if "weight" not in absent and weight.is_floating_point():  # type: ignore[union-attr]
-                    error_msgs.append(f"{prefix}weight: this is a float checkpoint; quantize the float model, or load a quantized one")
+                    error_msgs.append(
+                        f"{prefix}weight: this is a float checkpoint; quantize the float model, or load a quantized one"
+                    )
                 missing_keys.extend(prefix + name for name in absent)
                 return
             try:
@@ -291,7 +338,7 @@ class WeightedQuantizedModule(QuantizedOutput):
 
         if scale.dim() == 0:
             return make_per_tensor_quantized_tensor(weight, scale, zero_point)
-        return make_per_channel_quantized_tensor(weight, scale, zero_point, 0)
+        return make_per_channel_quantized_tensor(weight, scale, zero_point.expand(scale.shape), 0)
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights belong to this process's instruction set; they are made again.

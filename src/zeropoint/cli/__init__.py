@@ -1,0 +1,25 @@
+"""The ``zeropoint`` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from zeropoint.cli import quantize
+from zeropoint.errors import QuantizationError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="zeropoint", description="int8 quantization for PyTorch models on CPUs")
+    commands = parser.add_subparsers(dest="command", required=True)
+    quantize.add_parser(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except QuantizationError as error:
+        print(f"zeropoint: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,7 @@
+"""``python -m zeropoint.cli``."""
+
+import sys
+
+from zeropoint.cli import main
+
+sys.exit(main())
