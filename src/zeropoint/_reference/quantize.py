@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
 __all__ = [
@@ -20,7 +22,7 @@ __all__ = [
 
 def f32(value: float) -> float:
     """``value`` rounded to float32, as a Python float."""
-    return float(torch.tensor(value, dtype=torch.float64).to(torch.float32))
+    return ctypes.c_float(value).value
 
 
 def integer_range(dtype: torch.dtype) -> tuple[int, int]:
@@ -62,10 +64,15 @@ def round_clamp(
 def quantize_per_tensor(x: torch.Tensor, scale: float, zero_point: int, dtype: torch.dtype) -> torch.Tensor:
     """``clamp(round_half_even(fma(x, 1 / scale, zero_point)))``; NaN becomes ``zero_point``.
 
-    torch.quantize_per_tensor on CPU in 2.13, bit for bit, but for NaN.
+    For int32 the product is rounded before the sum. torch.quantize_per_tensor on CPU in 2.13, bit for bit,
+    but for NaN.
     """
-    inverse = float(torch.tensor(1.0) / torch.tensor(scale, dtype=torch.float32))
-    value = fma32(x, inverse, float(torch.tensor(float(zero_point), dtype=torch.float32)))
+    inverse = torch.tensor(1.0) / torch.tensor(scale, dtype=torch.float32)
+    offset = torch.tensor(float(zero_point), dtype=torch.float32)
+    if dtype == torch.int32:
+        value = x * inverse.to(x.device) + offset.to(x.device)
+    else:
+        value = fma32(x, float(inverse), float(offset))
     low, high = integer_range(dtype)
     clamped = torch.clamp(torch.round(value).double(), low, high)
     return keep_layout(torch.where(torch.isnan(value), float(zero_point), clamped).to(dtype), x)

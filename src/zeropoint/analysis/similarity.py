@@ -24,7 +24,7 @@ def sqnr(reference: torch.Tensor, result: torch.Tensor) -> float:
     inf for equal tensors, NaN if either holds NaN or if the reference is all 0 and the result is not.
     """
     _same_shape("sqnr", reference, result)
-    reference, result = reference.double(), result.double()
+    reference, result = reference.detach().double(), result.detach().double()
     signal, noise = float(reference.pow(2).sum()), float((reference - result).pow(2).sum())
     if noise == 0:
         return math.inf

@@ -129,7 +129,8 @@ def run(arguments: argparse.Namespace) -> int:
     backend.reset_fallbacks()
     table = Table("", "float", "int8", title=f"{recipe.path.parent.name}/{recipe.path.name}")
     if recipe.evaluate is not None:
-        scores = [recipe.evaluate(m) for m in (original, model)]
+        with torch.inference_mode():
+            scores = [recipe.evaluate(m) for m in (original, model)]
         for name in scores[0]:
             table.add_row(name, f"{scores[0][name]:.4g}", f"{scores[1][name]:.4g}")
     inputs = list(recipe.evaluation_inputs())

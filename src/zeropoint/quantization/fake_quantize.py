@@ -90,6 +90,13 @@ def _check_range(operation: str, quant_min: int, quant_max: int, zero_point: tor
         )
 
 
+def _storage(quant_min: int, quant_max: int) -> torch.dtype:
+    """The integers that the range would be kept in: their quantize is the one to simulate."""
+    if quant_min >= 0 and quant_max <= 255:
+        return torch.uint8
+    return torch.int8 if quant_min >= -128 and quant_max <= 127 else torch.int32
+
+
 def fake_quantize_per_tensor_affine(
     input: torch.Tensor, scale: Any, zero_point: Any, quant_min: int, quant_max: int
 ) -> torch.Tensor:
@@ -105,10 +112,11 @@ def fake_quantize_per_tensor_affine(
     _check_range("fake_quantize_per_tensor_affine", quant_min, quant_max, zero_point)
     x = input.detach().float()
     s, z = float(scale), int(zero_point)
-    q = ops.quantize_per_tensor(x, s, z, torch.int32)
-    clamped = torch.clamp(q, quant_min, quant_max)
-    rounded = ops.dequantize_per_tensor(clamped, s, z).to(input.dtype)
-    return _StraightThrough.apply(input, rounded, q == clamped)
+    unclamped = ops.quantize_per_tensor(x, s, z, torch.int32)
+    inside = (unclamped >= quant_min) & (unclamped <= quant_max)
+    q = torch.clamp(ops.quantize_per_tensor(x, s, z, _storage(quant_min, quant_max)), quant_min, quant_max)
+    rounded = ops.dequantize_per_tensor(q, s, z).to(input.dtype)
+    return _StraightThrough.apply(input, rounded, inside)
 
 
 def fake_quantize_per_channel_affine(

@@ -34,13 +34,15 @@ def fuse_known_modules(
     Forward pre-hooks of the first and forward hooks of the last move to the fused module.
     """
     fuse = get_fuser_method([type(m) for m in mod_list], additional_fuser_method_mapping)
-    fused = fuse(is_qat, *mod_list)
-    for pre_hook in mod_list[0]._forward_pre_hooks.values():
-        fused.register_forward_pre_hook(pre_hook)
+    # Taken off first: folding copies modules, hooks and all.
+    pre_hooks, hooks = list(mod_list[0]._forward_pre_hooks.values()), list(mod_list[-1]._forward_hooks.values())
     mod_list[0]._forward_pre_hooks.clear()
-    for hook in mod_list[-1]._forward_hooks.values():
-        fused.register_forward_hook(hook)
     mod_list[-1]._forward_hooks.clear()
+    fused = fuse(is_qat, *mod_list)
+    for pre_hook in pre_hooks:
+        fused.register_forward_pre_hook(pre_hook)
+    for hook in hooks:
+        fused.register_forward_hook(hook)
     identities: list[nn.Module] = [nn.Identity() for _ in mod_list[1:]]
     for identity in identities:
         identity.training = mod_list[0].training

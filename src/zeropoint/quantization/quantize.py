@@ -13,7 +13,7 @@ from torch import nn
 from zeropoint.errors import QuantizationError
 from zeropoint.nn import quantized as nnq
 from zeropoint.nn.intrinsic import _FusedModule
-from zeropoint.nn.quantized.modules.weighted import QuantizedOutput
+from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, WeightedQuantizedModule
 from zeropoint.quantization.observer import is_activation_post_process
 from zeropoint.quantization.qconfig import assert_valid_qconfig
 from zeropoint.quantization.quantization_mappings import (
@@ -317,6 +317,9 @@ def convert(
             f"convert: these modules were never calibrated and cannot run until a state_dict gives them scale and zero point: {', '.join(uncalibrated)}",
             stacklevel=2,
         )
+    for child in module.modules():
+        if isinstance(child, WeightedQuantizedModule):
+            child.pack()  # here rather than at the first run, which may be a trace
     if remove_qconfig:
         _remove_observers(module)
     return module

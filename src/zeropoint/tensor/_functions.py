@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch.utils._pytree import tree_any, tree_map
 
 from zeropoint import backend, ops
+from zeropoint._reference.quantize import f32
 from zeropoint.errors import QuantizationError
 
 __all__ = ["call", "dispatch", "integer_form"]
@@ -204,7 +205,8 @@ def _same_qparams(a: Any, b: Any) -> bool:
     if a._axis != b._axis or a._qdtype != b._qdtype:
         return False
     if a._axis is None:
-        return bool(a._scale == b._scale and a._zero_point == b._zero_point)
+        # Scales may be held as Python floats; what every formula sees is their float32.
+        return f32(a._scale) == f32(b._scale) and bool(a._zero_point == b._zero_point)
     return torch.equal(a._scale, b._scale) and torch.equal(a._zero_point, b._zero_point)
 
 

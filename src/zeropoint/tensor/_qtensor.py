@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from zeropoint import ops
+from zeropoint._reference.quantize import f32
 from zeropoint.errors import QuantizationError
 from zeropoint.tensor import _functions
 from zeropoint.tensor._dtype import (
@@ -219,7 +220,7 @@ def check_scale(operation: str, scale: Any) -> float:
             )
         scale = scale.item()
     value = float(scale)
-    if not math.isfinite(value) or value <= 0 or not 0 < float(torch.tensor(value, dtype=torch.float32)) < math.inf:
+    if not 0 < f32(value) < math.inf:
         raise QuantizationError(f"{operation}: scale must be finite and > 0 in float32, got {scale!r}")
     return value
 

@@ -2,6 +2,7 @@
 
 from zeropoint.nn.quantized import functional
 from zeropoint.nn.quantized.modules.activation import ELU, Hardswish, LeakyReLU, ReLU, ReLU6, Sigmoid
+from zeropoint.nn.quantized.modules.batchnorm import BatchNorm2d
 from zeropoint.nn.quantized.modules.conv import Conv2d
 from zeropoint.nn.quantized.modules.functional_modules import FloatFunctional, QFunctional
 from zeropoint.nn.quantized.modules.linear import Linear
@@ -12,6 +13,7 @@ __all__ = [
     "ELU",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
+    "BatchNorm2d",
     "Conv2d",
     "DeQuantize",
     "FloatFunctional",

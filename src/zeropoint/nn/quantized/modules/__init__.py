@@ -1,6 +1,7 @@
 """The quantized modules, one file per family."""
 
 from zeropoint.nn.quantized.modules.activation import ELU, Hardswish, LeakyReLU, ReLU, ReLU6, Sigmoid
+from zeropoint.nn.quantized.modules.batchnorm import BatchNorm2d
 from zeropoint.nn.quantized.modules.conv import Conv2d
 from zeropoint.nn.quantized.modules.functional_modules import FloatFunctional, QFunctional
 from zeropoint.nn.quantized.modules.linear import Linear
@@ -11,6 +12,7 @@ __all__ = [
     "ELU",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
+    "BatchNorm2d",
     "Conv2d",
     "DeQuantize",
     "FloatFunctional",

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from zeropoint import backend, ops
+from zeropoint._reference.quantize import f32
 from zeropoint.errors import QuantizationError, UncalibratedError
 from zeropoint.tensor import (
     QDtype,
@@ -110,7 +111,7 @@ class QuantizedOutput(nn.Module):
 
     @scale.setter
     def scale(self, value: Any) -> None:
-        self._scale = check_scale(type(self).__name__, value)
+        self._scale = f32(check_scale(type(self).__name__, value))
         self._calibrated = True
 
     @property
@@ -134,7 +135,7 @@ class QuantizedOutput(nn.Module):
                 f"{type(self).__name__}: activations are quint8 or qint8, the qconfig's observer has {dtype!r}"
             )
         self._output_dtype = dtype
-        self._scale = check_scale(type(self).__name__, scale)
+        self._scale = f32(check_scale(type(self).__name__, scale))
         self._zero_point = check_zero_point(type(self).__name__, zero_point, dtype)
         self._calibrated = calibrated
 
@@ -251,13 +252,16 @@ class WeightedQuantizedModule(QuantizedOutput):
     def _pack_weight(self) -> torch.Tensor:
         raise NotImplementedError
 
-    def _ready(self) -> torch.Tensor:
-        """The packed weight for the instruction set in use."""
-        if not self._calibrated:
-            self._require_calibration()
+    def pack(self) -> torch.Tensor:
+        """Packs the weight for the instruction set in use, unless it is already; running does so by itself."""
         if self._packed is None or self._packed_layout != backend.layout_id():
             self._packed, self._packed_layout = self._pack_weight(), backend.layout_id()
         return self._packed
+
+    def _ready(self) -> torch.Tensor:
+        if not self._calibrated:
+            self._require_calibration()
+        return self.pack()
 
     def _clamp(self) -> tuple[int, int]:
         """Integer bounds of the output: the dtype's, cut by the fused ReLU or ReLU6."""

@@ -1,0 +1,127 @@
+"""Batch norm that could not be folded into a convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from zeropoint import backend, ops
+from zeropoint.errors import QuantizationError
+from zeropoint.nn import intrinsic as nni
+from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, observed_qparams, quantized_input, relu_bound
+from zeropoint.tensor import QTensor
+
+__all__ = ["BatchNorm2d"]
+
+
+class BatchNorm2d(QuantizedOutput):
+    """``(x - mean) / sqrt(var + eps) * weight + bias`` per channel, on int8.
+
+    Runs as a depthwise 1x1 convolution whose weights are the signs of the channels' factors and whose
+    weight scales are their magnitudes: exact but for the final rounding, with no kernel of its own.
+
+    Shape: [N, C, H, W]; the output is channels_last. Replaces ``torch.ao.nn.quantized.BatchNorm2d``.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+    _relu = False
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, device: Any = None, dtype: Any = None
+    ) -> None:
+        super().__init__()
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.relu_max: float | None = None
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((num_features,), value))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+        self._prepared: tuple[Any, ...] = ()
+        self._prepared_for: tuple[Any, ...] = ()
+
+    def _get_name(self) -> str:
+        return "QuantizedBatchNorm2d"
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, scale={self.scale}, zero_point={self.zero_point}"
+
+    def _affine(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Signs (the int8 weight), its packed form, magnitudes (the weight scales) and offsets (the bias)."""
+        tensors = (self.weight, self.bias, self.running_mean, self.running_var)
+        key = (backend.layout_id(), *(t._version for t in tensors), *(id(t) for t in tensors))
+        if key != self._prepared_for:
+            factor = self.weight.double() / torch.sqrt(self.running_var.double() + self.eps)
+            offset = (self.bias.double() - self.running_mean.double() * factor).float()
+            sign = torch.sign(factor).to(torch.int8).reshape(-1, 1, 1, 1)
+            magnitude = torch.where(factor == 0, 1.0, factor.abs()).float()
+            packed = ops.conv2d_pack(sign, None, (1, 1), self.num_features)
+            self._prepared, self._prepared_for = (sign, packed, magnitude, offset), key
+        return self._prepared  # type: ignore[return-value]
+
+    def forward(self, input: QTensor) -> QTensor:
+        if not self._calibrated:
+            self._require_calibration()
+        x = quantized_input(self, input)
+        data = x._data
+        if data.dim() != 4 or data.shape[1] != self.num_features:
+            name = self._qualified_name or type(self).__name__
+            raise QuantizationError(f"{name}: the input must be [N, {self.num_features}, H, W], got {tuple(data.shape)}")
+        sign, packed, magnitude, offset = self._affine()
+        dtype = self._output_dtype
+        low, high = self._zero_point if self._relu else dtype.quant_min, dtype.quant_max
+        if self.relu_max is not None:
+            bound = torch.tensor([self.relu_max])
+            high = int(ops.quantize_per_tensor(bound, self._scale, self._zero_point, dtype.storage))
+        result = ops.conv2d(
+            data, sign, packed, magnitude, None, offset, (1, 1), (0, 0), (1, 1), self.num_features, x._scale, x._zero_point,
+            self._scale, self._zero_point, low, high, dtype.storage,
+        )  # fmt: skip
+        return QTensor(result, self._scale, self._zero_point, dtype)
+
+    @classmethod
+    def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> BatchNorm2d:
+        """From a prepared BatchNorm2d (or BNReLU2d) in eval mode."""
+        bn: Any = mod[0] if isinstance(mod, nni.BNReLU2d) else mod
+        if bn.running_mean is None:
+            raise QuantizationError("BatchNorm2d.from_float: the batch norm needs running statistics (track_running_stats=True)")
+        result = cls(bn.num_features, bn.eps, bn.momentum)
+        with torch.no_grad():
+            if bn.affine:
+                result.weight.copy_(bn.weight)
+                result.bias.copy_(bn.bias)
+            result.running_mean.copy_(bn.running_mean)
+            result.running_var.copy_(bn.running_var)
+        result.relu_max = relu_bound(mod)
+        result.set_output(*observed_qparams(mod))
+        return result
+
+    @classmethod
+    def from_reference(cls, bn: Any, output_scale: float, output_zero_point: int) -> BatchNorm2d:
+        """From a float BatchNorm2d and given output qparams."""
+        result = cls(bn.num_features, bn.eps, bn.momentum)
+        with torch.no_grad():
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                getattr(result, name).copy_(getattr(bn, name))
+        result.scale, result.zero_point = float(output_scale), int(output_zero_point)
+        return result
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.relu_max is not None:
+            destination[prefix + "relu_max"] = torch.tensor(self.relu_max)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        relu_max = state_dict.get(prefix + "relu_max")
+        self.relu_max = None if relu_max is None else float(relu_max)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _state_names(self) -> tuple[str, ...]:
+        return ("relu_max",)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_prepared": (), "_prepared_for": ()}

@@ -1,0 +1,69 @@
+"""Schemas, fake kernels and real kernels agree (opcheck); converted models export."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from zeropoint import ops
+from zeropoint.quantization import QuantWrapper, convert, get_default_qconfig, prepare
+
+U8 = torch.uint8
+
+
+def x(*shape):
+    return torch.randint(0, 256, shape, dtype=U8)
+
+
+def nhwc(*shape):
+    return x(*shape).contiguous(memory_format=torch.channels_last)
+
+
+W2, W4, DW = (torch.randint(-128, 128, s, dtype=torch.int8) for s in ((5, 8), (6, 4, 3, 3), (4, 1, 3, 3)))
+OUT = (0.02, 3, 0.5, 7, 0, 255, U8)
+CASES = {
+    "quantize_per_tensor": [(torch.randn(2, 3), 0.1, 3, U8), (torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), 0.1, 3, torch.int32)],
+    "quantize_per_channel": [(torch.randn(2, 3), torch.ones(3), torch.zeros(3, dtype=torch.int32), 1, -128, 127, torch.int8)],
+    "dequantize_per_tensor": [(x(2, 3), 0.1, 3), (nhwc(2, 3, 4, 5), 0.1, 3)],
+    "dequantize_per_channel": [(x(2, 3), torch.ones(3), torch.zeros(3, dtype=torch.int32), 1)],
+    "requantize": [(torch.randint(-1000, 1000, (3, 4), dtype=torch.int32), 0.1, 3, U8)],
+    "linear": [
+        (x(2, 7, 8), W2, ops.linear_pack(W2, None), torch.ones(5), None, torch.randn(5), *OUT),
+        (x(2, 8), W2, ops.linear_pack(W2, None), torch.ones(1), None, None, 0.02, 3, 1.0, 0, 0, 0, torch.float32),
+    ],
+    "conv2d": [
+        (nhwc(2, 4, 9, 8), W4, ops.conv2d_pack(W4, None, [1, 1], 1), torch.ones(6), None, None, [2, 1], [1, 0], [1, 1], 1, *OUT),
+        (x(1, 4, 9, 8), DW, ops.conv2d_pack(DW, None, [1, 1], 4), torch.ones(4), None, None, [1, 1], [1, 1], [1, 1], 4, *OUT),
+    ],
+    "add": [(x(2, 3), 0.1, 3, x(2, 3), 0.2, 4, 0.3, 5, 0, 255, U8)],
+    "mul": [(nhwc(2, 3, 4, 4), 0.1, 3, nhwc(2, 3, 4, 4), 0.2, 4, 0.3, 5, 0, 255, U8)],
+    "lookup": [(x(2, 3), x(256))],
+    "max_pool2d": [(nhwc(2, 3, 9, 8), [3, 2], [2, 2], [1, 0], [1, 1], True)],
+    "avg_pool2d": [(nhwc(2, 3, 9, 8), 3, [3, 2], [2, 2], [1, 0], False, True, None)],
+    "adaptive_avg_pool2d": [(nhwc(2, 3, 9, 8), 3, [2, 3])],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments"), [(n, a) for n, cases in CASES.items() for a in cases], ids=lambda v: v if isinstance(v, str) else "")
+def test_opcheck(name, arguments):
+    torch.library.opcheck(getattr(ops, name), arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_every_computing_operator_is_checked():
+    assert set(CASES) | {"linear_pack", "conv2d_pack"} == set(ops.__all__)
+
+
+def test_export():
+    model = QuantWrapper(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))).eval()
+    model.qconfig = get_default_qconfig()
+    prepared = prepare(model)
+    example = torch.randn(4, 3, 12, 12)
+    prepared(example)
+    quantized = convert(prepared)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(quantized, (example,), dynamic_shapes=({0: batch},))
+    for n in (4, 7):
+        inputs = torch.randn(n, 3, 12, 12)
+        assert torch.equal(program.module()(inputs), quantized(inputs))
+    assert any("zeropoint.conv2d" in str(node.target) for node in program.graph.nodes)

@@ -1,0 +1,277 @@
+"""Random cases: every instruction set, one and several threads, against the reference, bit for bit.
+
+As a program (`make fuzz`) it runs for as long as it is told and prints the seed of every round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zeropoint import _reference, backend, ops
+
+THREADS = (1, 2, 5)
+
+
+@dataclass
+class Case:
+    description: str
+    expected: Callable[[], torch.Tensor]
+    actual: Callable[[], torch.Tensor]
+
+
+class Generator:
+    """Draws cases from a seeded source; the same seed gives the same cases."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        torch.manual_seed(seed)
+
+    def one(self, *options: Any) -> Any:
+        return self.random.choice(options)
+
+    def chance(self, p: float) -> bool:
+        return self.random.random() < p
+
+    def integers(self, shape: Any, dtype: torch.dtype) -> torch.Tensor:
+        info = torch.iinfo(dtype)
+        return torch.randint(info.min, info.max + 1, shape, dtype=torch.int64).to(dtype)
+
+    def byte_dtype(self) -> torch.dtype:
+        return self.one(torch.uint8, torch.uint8, torch.int8)
+
+    def zero_point(self, dtype: torch.dtype) -> int:
+        info = torch.iinfo(dtype)
+        return self.one(info.min, info.max, self.random.randint(info.min, info.max), (info.min + info.max + 1) // 2)
+
+    def layout(self, x: torch.Tensor) -> torch.Tensor:
+        """Contiguous, channels_last, or a view with gaps and an offset."""
+        kind = self.random.random()
+        if x.dim() == 4 and kind < 0.5:
+            return x.contiguous(memory_format=torch.channels_last)
+        if x.dim() and kind > 0.8:
+            wide = torch.zeros((*x.shape[:-1], x.shape[-1] + 3), dtype=x.dtype)
+            wide[..., 2:-1] = x
+            return wide[..., 2:-1]
+        return x
+
+    def weight(self, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        scale = torch.rand(self.one(1, shape[0])) * 0.01 + 1e-4
+        zero_point = None if self.chance(0.7) else torch.randint(-128, 128, (self.one(1, shape[0]),))
+        return self.integers(shape, torch.int8), scale, zero_point
+
+    def output(self) -> tuple[list[Any], torch.dtype]:
+        """scale, zero_point, quant_min, quant_max, dtype of an output."""
+        dtype = self.one(torch.uint8, torch.uint8, torch.int8, torch.float32, torch.int32)
+        scale = self.one(0.5, 5.0, 0.05, 1e-3) * (self.random.random() + 1e-3)
+        if dtype not in (torch.uint8, torch.int8):
+            return [scale, 0, 0, 0, dtype], dtype
+        info = torch.iinfo(dtype)
+        zero_point = self.zero_point(dtype)
+        low = zero_point if self.chance(0.4) else info.min
+        high = self.random.randint(low, info.max) if self.chance(0.2) else info.max
+        return [scale, zero_point, low, high, dtype], dtype
+
+    def tail(self, shape: torch.Size, dtype: torch.dtype) -> dict[str, Any]:
+        tail: dict[str, Any] = {}
+        if dtype not in (torch.uint8, torch.int8):
+            return tail
+        info = torch.iinfo(dtype)
+        if self.chance(0.3):
+            residual = self.layout(self.integers(shape, self.byte_dtype()))
+            tail.update(residual=residual, residual_scale=0.03, residual_zero_point=self.zero_point(residual.dtype))
+            tail.update(sum_scale=0.9, sum_zero_point=self.zero_point(dtype), sum_min=info.min, sum_max=info.max)
+        if self.chance(0.3):
+            tail["table"] = self.integers((256,), dtype)
+        return tail
+
+    def conv2d(self) -> Case:
+        groups = self.one(1, 1, 1, 2, 4)
+        if self.chance(0.4):
+            groups = self.one(2, 3, 8, 17, 32, 64, 65, 130)
+            channels = out_channels = groups
+        else:
+            channels = groups * self.one(1, 2, 3, 4, 5, 8, 16, 20, 33)
+            out_channels = groups * self.one(1, 2, 15, 16, 17, 31, 32, 40, 63, 64, 65, 70, 130)
+        kernel = self.one((1, 1), (3, 3), (3, 3), (5, 5), (1, 3), (7, 7), (2, 4))
+        stride, dilation = [self.one(1, 1, 2, 3) for _ in "hw"], [self.one(1, 1, 1, 2) for _ in "hw"]
+        padding = [self.one(0, 1, 2, kernel[0] // 2) for _ in "hw"]
+        extra = (self.one(0, 1, 4, 9), self.one(0, 2, 5, 11, 40))
+        size = [max(1, (k - 1) * d + 1 - 2 * p) + e for k, d, p, e in zip(kernel, dilation, padding, extra, strict=True)]
+        x = self.layout(self.integers((self.one(1, 1, 2, 3), channels, *size), self.byte_dtype()))
+        weight, scale, zero_point = self.weight((out_channels, channels // groups, *kernel))
+        bias = None if self.chance(0.3) else torch.randn(out_channels) * 3
+        output, dtype = self.output()
+        tail_arguments = [0.02, self.zero_point(x.dtype), *output]
+        arguments = [scale, zero_point, bias, stride, padding, dilation, groups, *tail_arguments]
+        none = torch.empty(0, dtype=torch.uint8)
+        tail = self.tail(_reference.conv2d(x, weight, none, *arguments).shape, dtype)
+        return Case(
+            f"conv2d {tuple(x.shape)} {x.stride()} {x.dtype} {tuple(weight.shape)} {arguments[3:]} tail {list(tail)}",
+            lambda: _reference.conv2d(x, weight, none, *arguments, **tail),
+            lambda: ops.conv2d(x, weight, ops.conv2d_pack(weight, zero_point, dilation, groups), *arguments, **tail),
+        )
+
+    def linear(self) -> Case:
+        m, k, n = (
+            self.one(0, 1, 2, 5, 6, 7, 13, 49, 100),
+            self.one(1, 2, 3, 4, 5, 16, 63, 64, 65, 257),
+            self.one(1, 3, 15, 16, 17, 48, 63, 64, 65, 129, 200),
+        )
+        x = self.layout(self.integers(self.one((m, k), (2, m, k)), self.byte_dtype()))
+        weight, scale, zero_point = self.weight((n, k))
+        bias = None if self.chance(0.3) else torch.randn(n)
+        output, dtype = self.output()
+        arguments = [scale, zero_point, bias, 0.02, self.zero_point(x.dtype), *output]
+        tail = self.tail(torch.Size((*x.shape[:-1], n)), dtype)
+        none = torch.empty(0, dtype=torch.uint8)
+        return Case(
+            f"linear {tuple(x.shape)} {x.dtype} n={n} {arguments[3:]} tail {list(tail)}",
+            lambda: _reference.linear(x, weight, none, *arguments, **tail),
+            lambda: ops.linear(x, weight, ops.linear_pack(weight, zero_point), *arguments, **tail),
+        )
+
+    def shape(self) -> tuple[int, ...]:
+        return self.one((), (0,), (1,), (7,), (64,), (65,), (10007,), (2, 3, 5, 7), (1, 64, 9, 9), (2, 70, 6, 5))
+
+    def _same(self, name: str, description: str, *arguments: Any) -> Case:
+        return Case(
+            f"{name} {description}", lambda: getattr(_reference, name)(*arguments), lambda: getattr(ops, name)(*arguments)
+        )
+
+    def quantize_per_tensor(self) -> Case:
+        dtype, zero_point, scale = (
+            self.one(torch.uint8, torch.int8, torch.int32),
+            self.random.randint(0, 100),
+            self.one(0.1, 0.037, 1e-3, 2.5, 1e-30),
+        )
+        x = torch.randn(self.shape()) * scale * 100
+        x = torch.where(torch.rand(x.shape) < 0.3, (torch.randint(-300, 300, x.shape) + 0.5) * scale, x)
+        odd = self.one(float("nan"), float("inf"), -float("inf"), 1e38, -1e38, 1e-45)
+        x = self.layout(torch.where(torch.rand(x.shape) < 0.02, torch.tensor(odd), x))
+        return self._same("quantize_per_tensor", f"{tuple(x.shape)} {scale} {zero_point} {dtype}", x, scale, zero_point, dtype)
+
+    def _channels(self) -> tuple[tuple[int, ...], int, torch.Tensor, torch.Tensor, torch.dtype]:
+        shape = self.one((3, 5), (2, 7, 4), (4, 1, 3, 3))
+        axis = self.random.randrange(len(shape))
+        dtype = self.one(torch.uint8, torch.int8)
+        info = torch.iinfo(dtype)
+        zero_points = torch.randint(info.min, info.max, (shape[axis],)).to(torch.int32)
+        return shape, axis, torch.rand(shape[axis]) + 0.01, zero_points, dtype
+
+    def quantize_per_channel(self) -> Case:
+        shape, axis, scales, zero_points, dtype = self._channels()
+        info = torch.iinfo(dtype)
+        x = torch.randn(shape) * 50
+        x = torch.where(torch.rand(shape) < 0.1, torch.tensor(float("nan")), x)
+        return self._same("quantize_per_channel", f"{shape} {axis}", x, scales, zero_points, axis, info.min, info.max, dtype)
+
+    def dequantize_per_channel(self) -> Case:
+        shape, axis, scales, zero_points, dtype = self._channels()
+        return self._same("dequantize_per_channel", f"{shape} {axis}", self.integers(shape, dtype), scales, zero_points, axis)
+
+    def dequantize_per_tensor(self) -> Case:
+        dtype = self.one(torch.uint8, torch.int8, torch.int32)
+        q = self.layout(self.integers(self.shape(), dtype))
+        zero_point = self.zero_point(dtype) if dtype != torch.int32 else 77
+        return self._same("dequantize_per_tensor", f"{tuple(q.shape)} {dtype}", q, 0.037, zero_point)
+
+    def requantize(self) -> Case:
+        acc, dtype = self.integers(self.shape(), torch.int32), self.byte_dtype()
+        multiplier = self.one(1e-8, 1e-3, 1.0, 1e4)
+        return self._same("requantize", f"{multiplier} {dtype}", acc, multiplier, self.zero_point(dtype), dtype)
+
+    def binary(self) -> Case:
+        shape, dtype = self.shape(), self.byte_dtype()
+        a, b = (self.layout(self.integers(shape, self.byte_dtype())) for _ in "ab")
+        info = torch.iinfo(dtype)
+        scale = self.one(0.07, 1e-6, 10.0, 0.01)
+        output = (scale, self.zero_point(dtype), info.min, info.max, dtype)
+        name = self.one("add", "mul")
+        return self._same(name, f"{shape} {output}", a, 0.03, self.zero_point(a.dtype), b, 0.05, self.zero_point(b.dtype), *output)
+
+    def lookup(self) -> Case:
+        x = self.layout(self.integers(self.shape(), self.byte_dtype()))
+        return self._same("lookup", f"{tuple(x.shape)}", x, self.integers((256,), self.byte_dtype()))
+
+    def pool(self) -> Case:
+        size = (self.one(1, 2), self.one(1, 3, 64, 70), self.random.randint(3, 12), self.random.randint(3, 12))
+        x = self.layout(self.integers(size, self.byte_dtype()))
+        zero_point = self.zero_point(x.dtype)
+        kernel, stride = [self.one(1, 2, 3) for _ in "hw"], [self.one(1, 2, 3) for _ in "hw"]
+        padding = [self.random.randint(0, k // 2) for k in kernel]
+        ceil_mode = self.chance(0.5)
+        kind = self.one("max", "avg", "adaptive")
+        if kind == "max":
+            return self._same("max_pool2d", f"{size} {kernel} {stride}", x, kernel, stride, padding, [1, 1], ceil_mode)
+        if kind == "adaptive":
+            output = [self.one(1, 2, 3, 7), self.one(1, 2, 5)]
+            return self._same("adaptive_avg_pool2d", f"{size} {output}", x, zero_point, output)
+        divisor = self.one(None, None, 3)
+        arguments = (x, zero_point, kernel, stride, padding, ceil_mode, self.chance(0.5), divisor)
+        return self._same("avg_pool2d", f"{size} {arguments[2:]}", *arguments)
+
+    FAMILIES = (
+        "conv2d", "conv2d", "conv2d", "linear", "linear", "quantize_per_tensor", "quantize_per_channel",
+        "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "lookup", "pool",
+    )  # fmt: skip
+
+    def case(self) -> Case:
+        return getattr(self, self.one(*self.FAMILIES))()
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.is_floating_point():
+        a, b = a.contiguous().view(torch.int32), b.contiguous().view(torch.int32)
+    strides = all(s == t or n <= 1 for s, t, n in zip(a.stride(), b.stride(), a.shape, strict=True)) or a.numel() == 0
+    return strides and torch.equal(a, b)
+
+
+def run(seed: int, cases: int) -> list[str]:
+    """The descriptions of the cases that differ, with instruction set and thread count."""
+    generator, failures = Generator(seed), []
+    before = torch.get_num_threads()
+    try:
+        for index in range(cases):
+            case = generator.case()
+            expected = case.expected()
+            for isa in backend.available_isas():
+                with backend.use_isa(isa):
+                    for threads in THREADS:
+                        torch.set_num_threads(threads)
+                        if not same_bits(case.actual(), expected):
+                            failures.append(f"seed {seed} case {index} {isa} threads {threads}: {case.description}")
+    finally:
+        torch.set_num_threads(before)
+    return failures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=None, help="first seed (default: the clock)")
+    arguments = parser.parse_args()
+    seed = int(time.time()) if arguments.seed is None else arguments.seed
+    end, total = time.monotonic() + 60 * arguments.minutes, 0
+    while time.monotonic() < end:
+        failures = run(seed, 2000)
+        total += 2000
+        print(f"seed {seed}: {len(failures)} mismatches, {total} cases so far", flush=True)
+        if failures:
+            print("\n".join(failures))
+            return 1
+        seed += 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
