@@ -16,8 +16,8 @@ void check_qparams(const char* what, const char* name, double scale, int64_t zer
 }
 
 int64_t slots_per_group(const PackedHeader& h) {
-  const int64_t lanes = h.kind == PackKind::kDepthwise ? 4 * h.lanes : h.lanes;
-  return (h.n + lanes - 1) / lanes * lanes;
+  if (h.kind == PackKind::kDepthwise) return full_block_channels(h) + 4 * h.tail_lanes;
+  return (h.n + h.lanes - 1) / h.lanes * h.lanes;
 }
 
 Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader& h, const Tensor& w_scale,
@@ -63,10 +63,11 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
   for (int64_t group = 0; group < h.groups; ++group) {
     int64_t slot = group * per_group;
     for (int64_t first = 0; first < h.n;) {
-      const int64_t vectors =
-          h.kind == PackKind::kDepthwise ? 4 : vectors_of_panel(h.n - first, h.lanes, h.panel_vectors);
+      const bool depthwise = h.kind == PackKind::kDepthwise;
+      const int64_t lanes = depthwise && h.tail_lanes && first >= full_block_channels(h) ? h.tail_lanes : h.lanes;
+      const int64_t vectors = depthwise ? 4 : vectors_of_panel(h.n - first, h.lanes, h.panel_vectors);
       for (int64_t v = 0; v < vectors; ++v)
-        for (int64_t lane = 0; lane < h.lanes; ++lane, ++slot) {
+        for (int64_t lane = 0; lane < lanes; ++lane, ++slot) {
           const int64_t column = first + panel_column(v, lane, vectors);
           if (column >= h.n) {
             init[slot] = 0;
@@ -80,7 +81,7 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
           offset[slot] = biases ? static_cast<float>(static_cast<double>(biases[c]) * inverse) : 0.0f;
           finite = finite && std::isfinite(mult[slot]) && std::isfinite(offset[slot]);
         }
-      first += vectors * h.lanes;
+      first += vectors * lanes;
     }
   }
   ZP_REQUIRE(finite,

@@ -68,17 +68,21 @@ void put_gemm(const WeightView& w, const PackedHeader& h, uint8_t* data, int64_t
 }
 
 void put_depthwise(const PackedHeader& h, uint8_t* data, int64_t channel, int64_t kh, int64_t kw, int32_t value) {
-  const int64_t element = 4 / h.k_per_lane, block_cols = 4 * static_cast<int64_t>(h.lanes);
+  const int64_t element = 4 / h.k_per_lane, full = full_block_channels(h);
   const int64_t row_groups = ceil_div(h.unique_taps / h.kernel_w, 4);
-  const int64_t block = channel / block_cols, in_block = channel % block_cols;
-  const int64_t lane = in_block / 16 * 4 + in_block % 4, vector = in_block % 16 / 4;
+  const int64_t taps = h.repeats * h.kernel_w * row_groups;
+  const bool tail = channel >= full;
+  const int64_t lanes = tail ? h.tail_lanes : h.lanes;
+  const int64_t first = tail ? full : channel / (4 * lanes) * (4 * lanes);
+  const int64_t lane = (channel - first) / 16 * 4 + (channel - first) % 4, vector = (channel - first) % 16 / 4;
+  uint8_t* block = data + first * taps * 4 * element;
   for (int64_t repeat = 0; repeat < h.repeats; ++repeat) {
-    const int64_t vector_index = (((block * h.repeats + repeat) * h.kernel_w + kw) * row_groups + kh / 4) * 4 + vector;
+    const int64_t vector_index = ((repeat * h.kernel_w + kw) * row_groups + kh / 4) * 4 + vector;
     const int64_t row = kh % 4;
     // int16 on vector sets: [rows 0 and 2 of all lanes][rows 1 and 3 of all lanes].
-    const bool split = element == 2 && h.lanes > 4;
-    const int64_t within = split ? row % 2 * 2 * h.lanes + lane * 2 + row / 2 : lane * 4 + row;
-    put(data, element, vector_index * 4 * h.lanes + within, part_of(value, repeat));
+    const bool split = element == 2 && lanes > 4;
+    const int64_t within = split ? row % 2 * 2 * lanes + lane * 2 + row / 2 : lane * 4 + row;
+    put(block, element, vector_index * 4 * lanes + within, part_of(value, repeat));
   }
 }
 
@@ -119,8 +123,10 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
     h.n = w.groups;
     h.unique_taps = w.kernel_h * w.kernel_w;
     h.kc = 1;
-    const int64_t blocks = ceil_div(h.n, 4 * h.lanes);
-    h.group_bytes = blocks * h.repeats * w.kernel_w * ceil_div(w.kernel_h, 4) * 4 * h.lanes * 4 * (4 / h.k_per_lane);
+    const int64_t block = 4 * static_cast<int64_t>(table.lanes), rest = h.n % block;
+    h.tail_lanes = rest > 0 && rest <= 4 * table.half_lanes ? table.half_lanes : 0;
+    const int64_t slots = full_block_channels(h) + 4 * h.tail_lanes;
+    h.group_bytes = slots * h.repeats * w.kernel_w * ceil_div(w.kernel_h, 4) * 4 * (4 / h.k_per_lane);
   } else {
     h.groups = w.groups;
     h.n = w.n;

@@ -5,7 +5,8 @@
 // GEMM data, per group: panels of `panel_vectors` vectors of columns (the last may be narrower), each
 //   [tap][k / k_per_lane][vector][lane][k % k_per_lane], int8, or int16 where A is widened; column
 //   order within a panel as in epilogue.h.
-// Depthwise data: blocks of 4 vectors of channels, each [repeat][kernel column][group of 4 kernel
+// Depthwise data: blocks of 4 vectors of channels (of half-width vectors for a short last block), each [repeat][kernel
+// column][group of 4 kernel
 //   rows][vector][lane][row], int8 or int16 (for int16: per vector the even rows of all lanes, then the
 //   odd ones, on vector sets; [lane][row] on scalar).
 //
@@ -28,6 +29,7 @@ struct PackedHeader {
   uint32_t magic, version;
   PackKind kind;
   int32_t lanes, k_per_lane, panel_vectors;
+  int32_t tail_lanes;  // depthwise: lanes of the last block's vectors where it is a half-width one, else 0
   int64_t groups, n, unique_taps, repeats, kc;
   int64_t kernel_w;     // depthwise: kernel columns; unique_taps = kernel_h * kernel_w
   int64_t data_offset;  // bytes
@@ -60,6 +62,12 @@ inline const int32_t* column_sums(const uint8_t* blob) {
 // Column of slot (vector, lane) in a panel of `vectors` vectors.
 inline int64_t panel_column(int64_t vector, int64_t lane, int64_t vectors) {
   return lane / 4 * 4 * vectors + 4 * vector + lane % 4;
+}
+
+// Depthwise: channels in full-width blocks; the others are in one half-width block.
+inline int64_t full_block_channels(const PackedHeader& h) {
+  const int64_t block = 4 * static_cast<int64_t>(h.lanes);
+  return h.tail_lanes ? h.n / block * block : (h.n + block - 1) / block * block;
 }
 
 // Vectors in the panel that starts `left` columns before the end.

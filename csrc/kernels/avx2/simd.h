@@ -9,6 +9,7 @@ namespace zeropoint {
 namespace {
 
 struct Avx2 {
+  using Half = Avx2;  // never used: kHalfLanes is 0
   using I32 = __m256i;
   using F32 = __m256;
   using U8 = __m256i;
@@ -18,6 +19,7 @@ struct Avx2 {
   static constexpr int kLanes = 8;
   static constexpr int kPanelVectors = 2;
   static constexpr bool kWidenA = true;
+  static constexpr int kHalfLanes = 0;
   static constexpr int kDwBytes = 64;
 
   static I32 load_i32(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }

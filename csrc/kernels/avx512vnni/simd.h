@@ -4,10 +4,37 @@
 
 #include <cstdint>
 
+#include "../avx2/simd.h"
+
 namespace zeropoint {
 namespace {
 
+// 256-bit vectors of the same instruction set, for a last block of at most 32 channels.
+struct Avx512VnniHalf : Avx2 {
+  using DwWeight = __m256i;
+  static constexpr int kDwBytes = 32;
+  static DwWeight load_dw(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static I32 dot_dw(I32 acc, I32 x, DwWeight w) { return _mm256_dpbusd_epi32(acc, x, w); }
+  template <int NV>
+  static void store_u8(uint8_t* p, U8 bytes, int count) {
+    static_assert(NV == 4);
+    if (count == 32)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bytes);
+    else if (count == 16)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(bytes));
+    else
+      _mm256_mask_storeu_epi8(p, (1U << count) - 1, bytes);
+  }
+  template <int NV>
+  static U8 load_u8(const uint8_t* p, int count) {
+    static_assert(NV == 4);
+    return count == 32 ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))
+                       : _mm256_maskz_loadu_epi8((1U << count) - 1, p);
+  }
+};
+
 struct Avx512Vnni {
+  using Half = Avx512VnniHalf;
   using I32 = __m512i;
   using F32 = __m512;
   using U8 = __m512i;
@@ -15,6 +42,7 @@ struct Avx512Vnni {
   static constexpr int kLanes = 16;
   static constexpr int kPanelVectors = 4;
   static constexpr bool kWidenA = false;
+  static constexpr int kHalfLanes = 8;
   static constexpr int kDwBytes = 64;
 
   static I32 load_i32(const int32_t* p) { return _mm512_loadu_si512(p); }

@@ -7,6 +7,7 @@ namespace zeropoint {
 namespace {
 
 struct Scalar {
+  using Half = Scalar;  // never used: kHalfLanes is 0
   struct I32 {
     int32_t lane[4];
   };
@@ -22,6 +23,7 @@ struct Scalar {
   static constexpr int kLanes = 4;
   static constexpr int kPanelVectors = 2;
   static constexpr bool kWidenA = true;
+  static constexpr int kHalfLanes = 0;
   static constexpr int kDwBytes = 32;
 
   template <class F>

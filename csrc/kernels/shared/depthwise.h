@@ -102,29 +102,39 @@ inline void depthwise_pixels(const DepthwiseParams& p, const uint8_t* buffer, co
   }
 }
 
+// One block of `count` channels of one stretch of an output row; `first` is its first output pixel.
+template <class V>
+void depthwise_block(const DepthwiseParams& p, const uint8_t* image, int64_t oh, int64_t ow, int64_t first,
+                     int64_t pixels, int64_t channel, int count, uint8_t* scratch) {
+  const ConvGeometry& g = p.conv;
+  const int64_t channel_bytes = p.repeats * g.kernel_w * row_groups(p) * V::kDwBytes / V::kLanes;
+  const uint8_t* weight = p.weight + channel * channel_bytes;
+  fill_columns<V>(p, image, oh * g.stride_h - g.pad_h, ow * g.stride_w - g.pad_w, buffer_columns(g, pixels), channel,
+                  count, scratch);
+  if (g.kernel_w == 3 && row_groups(p) == 1 && p.repeats == 1)
+    depthwise_pixels<V, 3>(p, scratch, weight, first, pixels, channel, count);
+  else
+    depthwise_pixels<V, 0>(p, scratch, weight, first, pixels, channel, count);
+}
+
 // Rows are (image, output row) pairs.
 template <class V>
 void depthwise(const DepthwiseParams& p, int64_t row0, int64_t row1, uint8_t* scratch) {
   const ConvGeometry& g = p.conv;
   constexpr int kBlock = 4 * V::kLanes;
-  const int64_t block_bytes = p.repeats * g.kernel_w * row_groups(p) * 4 * V::kDwBytes;
-  const bool three = g.kernel_w == 3 && row_groups(p) == 1 && p.repeats == 1;
   for (int64_t row = row0; row < row1; ++row) {
-    const int64_t n = row / g.out_h, oh = row % g.out_h;
-    const uint8_t* image = p.x + n * g.image_stride;
+    const int64_t oh = row % g.out_h;
+    const uint8_t* image = p.x + row / g.out_h * g.image_stride;
     for (int64_t ow = 0; ow < g.out_w; ow += kDepthwisePixels) {
       const int64_t pixels = g.out_w - ow < kDepthwisePixels ? g.out_w - ow : kDepthwisePixels;
       const int64_t first = row * g.out_w + ow;
       for (int64_t channel = 0; channel < p.channels; channel += kBlock) {
         const int64_t left = p.channels - channel;
         const int count = left < kBlock ? static_cast<int>(left) : kBlock;
-        const uint8_t* weight = p.weight + channel / kBlock * block_bytes;
-        fill_columns<V>(p, image, oh * g.stride_h - g.pad_h, ow * g.stride_w - g.pad_w, buffer_columns(g, pixels),
-                        channel, count, scratch);
-        if (three)
-          depthwise_pixels<V, 3>(p, scratch, weight, first, pixels, channel, count);
+        if (count <= 4 * V::kHalfLanes)
+          depthwise_block<typename V::Half>(p, image, oh, ow, first, pixels, channel, count, scratch);
         else
-          depthwise_pixels<V, 0>(p, scratch, weight, first, pixels, channel, count);
+          depthwise_block<V>(p, image, oh, ow, first, pixels, channel, count, scratch);
       }
     }
   }

@@ -16,6 +16,7 @@ constexpr KernelTable make_table(const char* name) {
       .lanes = V::kLanes,
       .k_per_lane = V::kWidenA ? 2 : 4,
       .panel_vectors = V::kPanelVectors,
+      .half_lanes = V::kHalfLanes,
       .igemm_scratch = igemm_scratch<V>,
       .igemm = igemm<V>,
       .depthwise_scratch = depthwise_scratch<V>,
