@@ -139,7 +139,9 @@ def openvino(p: Problem) -> Callable[[], Any] | None:
 
     core = ov.Core()
     model = core.read_model(io.BytesIO(_onnx_model(p).SerializeToString()))
-    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
+    threads = torch.get_num_threads()
+    # Without pinning: it would bind the calling thread, which the other stacks use too.
+    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
     request = core.compile_model(model, "CPU", config).create_infer_request()
     request.set_input_tensor(ov.Tensor(p.x.contiguous().numpy()))
     return request.infer

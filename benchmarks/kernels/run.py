@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -116,8 +117,12 @@ def measure(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
             call()
             blocks[name] = max(2, int(0.01 / max(time.perf_counter() - start, 1e-6)))
         times: dict[str, list[float]] = {name: [] for name in calls}
+        shuffle = random.Random(0)
         for _ in range(rounds):
-            for name, call in calls.items():
+            # Worker threads of the stack that ran before spin on for a while and take a core away: wait for
+            # them, and let no stack always follow the same other one.
+            for name, call in shuffle.sample(sorted(calls.items()), len(calls)):
+                time.sleep(0.04)
                 call()
                 start = time.perf_counter()
                 for _ in range(blocks[name]):

@@ -89,11 +89,17 @@ def read_recipe(path: str | Path) -> Recipe:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    before = set(sys.modules)
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.parent))
+        # Modules beside the recipe are the recipe's own: another recipe may have a model.py too.
+        for name, loaded in list(sys.modules.items()):
+            file = getattr(loaded, "__file__", None)
+            if name not in before and file and Path(file).parent == path.parent:
+                del sys.modules[name]
     missing = [name for name in ("load", "calibration") if not callable(getattr(module, name, None))]
     if missing:
         raise QuantizationError(f"{path}: a recipe must define {' and '.join(name + '()' for name in missing)}")

@@ -53,6 +53,17 @@ def test_observers_and_weights_can_be_chosen(recipe, tmp_path):
         assert main(["quantize", str(recipe), "-o", str(tmp_path / "m"), "--observer", observer, "--weights", "tensor", "--rounds", "0"]) == 0
 
 
+def test_recipes_do_not_share_their_neighbours(tmp_path):
+    models = []
+    for width in (2, 3):
+        folder = tmp_path / str(width)
+        folder.mkdir()
+        (folder / "network.py").write_text(f"from torch import nn\nnet = nn.Linear({width}, 1)\n")
+        (folder / "recipe.py").write_text("from network import net\ndef load(): return net, None\ndef calibration(): return []\n")
+        models.append(read_recipe(folder / "recipe.py").load()[0])
+    assert [m.in_features for m in models] == [2, 3]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

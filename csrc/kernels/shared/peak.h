@@ -13,13 +13,15 @@ template <class V>
 int32_t dot_peak(int64_t iterations) {
   int32_t ones[V::kLanes];
   for (int i = 0; i < V::kLanes; ++i) ones[i] = 0x01010101;
-  const typename V::I32 a = V::load_i32(ones), b = V::load_i32(ones);
+  typename V::I32 a = V::load_i32(ones);
+  const typename V::I32 b = V::load_i32(ones);
   typename V::I32 acc[kPeakChains];
 #pragma GCC unroll 16
   for (int i = 0; i < kPeakChains; ++i) acc[i] = a;
   for (int64_t n = 0; n < iterations; ++n) {
 #pragma GCC unroll 16
     for (int i = 0; i < kPeakChains; ++i) {
+      V::keep(a);  // else a product of constants would be computed once
       acc[i] = V::dot(acc[i], a, b);
       V::keep(acc[i]);
     }
