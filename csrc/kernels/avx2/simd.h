@@ -20,7 +20,10 @@ struct Avx2 {
   static constexpr int kPanelVectors = 2;
   static constexpr bool kWidenA = true;
   static constexpr int kHalfLanes = 0;
+  using DwInput = DwWeight;  // four interleaved bytes as two pairs of int16
   static constexpr int kDwBytes = 64;
+  static constexpr int kDwInputBytes = 64;
+  static constexpr bool kHoldDw = false;  // 24 registers of weights would spill
 
   static I32 load_i32(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static void store_i32(int32_t* p, I32 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
@@ -56,9 +59,13 @@ struct Avx2 {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
   }
-  static I32 dot_dw(I32 acc, I32 x, DwWeight w) {
-    const __m256i even = _mm256_and_si256(x, _mm256_set1_epi16(0xFF)), odd = _mm256_srli_epi16(x, 8);
-    return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(even, w.even), _mm256_madd_epi16(odd, w.odd)));
+  static DwInput load_dw_input(const uint8_t* p) { return load_dw(p); }
+  static void store_dw_input(uint8_t* p, I32 mixed) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_and_si256(mixed, _mm256_set1_epi16(0xFF)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), _mm256_srli_epi16(mixed, 8));
+  }
+  static I32 dot_dw(I32 acc, DwInput x, DwWeight w) {
+    return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(x.even, w.even), _mm256_madd_epi16(x.odd, w.odd)));
   }
   static void interleave(const U8 (&t)[4], I32 (&out)[4]) {
     const __m256i lo01 = _mm256_unpacklo_epi8(t[0], t[1]), hi01 = _mm256_unpackhi_epi8(t[0], t[1]);
@@ -98,6 +105,10 @@ struct Avx2 {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(_mm256_permute4x64_epi64(bytes, 0x08)));
       return;
     }
+    if (NV == 4 && count == 16) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(bytes));
+      return;
+    }
     alignas(32) uint8_t b[32];
     _mm256_store_si256(reinterpret_cast<__m256i*>(b), bytes);
     for (int i = 0; i < count; ++i) p[i] = b[i / (4 * NV) * 16 + i % (4 * NV)];
@@ -105,6 +116,7 @@ struct Avx2 {
   template <int NV>
   static U8 load_u8(const uint8_t* p, int count) {
     if (NV == 4 && count == 32) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    if (NV == 4 && count == 16) return _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     alignas(32) uint8_t b[32] = {};
     for (int i = 0; i < count; ++i) b[i / (4 * NV) * 16 + i % (4 * NV)] = p[i];
     return _mm256_load_si256(reinterpret_cast<const __m256i*>(b));

@@ -12,9 +12,14 @@ namespace {
 // 256-bit vectors of the same instruction set, for a last block of at most 32 channels.
 struct Avx512VnniHalf : Avx2 {
   using DwWeight = __m256i;
+  using DwInput = __m256i;
   static constexpr int kDwBytes = 32;
+  static constexpr int kDwInputBytes = 32;
+  static constexpr bool kHoldDw = true;
   static DwWeight load_dw(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  static I32 dot_dw(I32 acc, I32 x, DwWeight w) { return _mm256_dpbusd_epi32(acc, x, w); }
+  static DwInput load_dw_input(const uint8_t* p) { return load_dw(p); }
+  static void store_dw_input(uint8_t* p, I32 mixed) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), mixed); }
+  static I32 dot_dw(I32 acc, DwInput x, DwWeight w) { return _mm256_dpbusd_epi32(acc, x, w); }
   template <int NV>
   static void store_u8(uint8_t* p, U8 bytes, int count) {
     static_assert(NV == 4);
@@ -43,7 +48,10 @@ struct Avx512Vnni {
   static constexpr int kPanelVectors = 4;
   static constexpr bool kWidenA = false;
   static constexpr int kHalfLanes = 8;
+  using DwInput = __m512i;
   static constexpr int kDwBytes = 64;
+  static constexpr int kDwInputBytes = 64;
+  static constexpr bool kHoldDw = true;
 
   static I32 load_i32(const int32_t* p) { return _mm512_loadu_si512(p); }
   static void store_i32(int32_t* p, I32 v) { _mm512_storeu_si512(p, v); }
@@ -70,7 +78,9 @@ struct Avx512Vnni {
   static void widen(const uint8_t*, int64_t, int16_t*) {}
 
   static DwWeight load_dw(const uint8_t* p) { return _mm512_loadu_si512(p); }
-  static I32 dot_dw(I32 acc, I32 x, DwWeight w) { return _mm512_dpbusd_epi32(acc, x, w); }
+  static DwInput load_dw_input(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static void store_dw_input(uint8_t* p, I32 mixed) { _mm512_storeu_si512(p, mixed); }
+  static I32 dot_dw(I32 acc, DwInput x, DwWeight w) { return _mm512_dpbusd_epi32(acc, x, w); }
   static void interleave(const U8 (&t)[4], I32 (&out)[4]) {
     const __m512i lo01 = _mm512_unpacklo_epi8(t[0], t[1]), hi01 = _mm512_unpackhi_epi8(t[0], t[1]);
     const __m512i lo23 = _mm512_unpacklo_epi8(t[2], t[3]), hi23 = _mm512_unpackhi_epi8(t[2], t[3]);

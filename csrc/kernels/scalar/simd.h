@@ -24,7 +24,10 @@ struct Scalar {
   static constexpr int kPanelVectors = 2;
   static constexpr bool kWidenA = true;
   static constexpr int kHalfLanes = 0;
+  using DwInput = I32;
   static constexpr int kDwBytes = 32;
+  static constexpr int kDwInputBytes = 16;
+  static constexpr bool kHoldDw = true;
 
   template <class F>
   static I32 each_i32(F f) {
@@ -106,7 +109,13 @@ struct Scalar {
     __builtin_memcpy(&w, p, sizeof w);
     return w;
   }
-  static I32 dot_dw(I32 acc, I32 x, DwWeight w) {
+  static DwInput load_dw_input(const uint8_t* p) {
+    I32 x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return x;
+  }
+  static void store_dw_input(uint8_t* p, I32 mixed) { __builtin_memcpy(p, &mixed, sizeof mixed); }
+  static I32 dot_dw(I32 acc, DwInput x, DwWeight w) {
     uint8_t b[16];
     __builtin_memcpy(b, &x, 16);
     return each_i32([&](int i) {

@@ -18,47 +18,53 @@ inline int64_t buffer_columns(const ConvGeometry& g, int64_t pixels) {
   return (pixels - 1) * g.stride_w + (g.kernel_w - 1) * g.dilation_w + 1;
 }
 
+// Bytes of the buffer per input column: four vectors per group of four kernel rows.
+template <class V>
+inline int64_t column_bytes(const DepthwiseParams& p) {
+  return row_groups(p) * 4 * V::kDwInputBytes;
+}
+
 template <class V>
 size_t depthwise_scratch(const DepthwiseParams& p) {
   const int64_t pixels = p.conv.out_w < kDepthwisePixels ? p.conv.out_w : kDepthwisePixels;
-  return static_cast<size_t>(buffer_columns(p.conv, pixels) * row_groups(p)) * 4 * V::kLanes * 4;
+  return static_cast<size_t>(buffer_columns(p.conv, pixels) * column_bytes<V>(p));
 }
 
 template <class V>
 void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, int64_t w0, int64_t columns,
                   int64_t channel, int count, uint8_t* buffer) {
   const ConvGeometry& g = p.conv;
-  const int64_t groups = row_groups(p);
-  for (int64_t group = 0; group < groups; ++group) {
+  const uint8_t* outside = p.pad_row + channel;
+  for (int64_t group = 0; group < row_groups(p); ++group) {
     const uint8_t* rows[4];
     for (int i = 0; i < 4; ++i) {
       const int64_t kh = group * 4 + i, h = h0 + kh * g.dilation_h;
       rows[i] = kh < p.kernel_h && h >= 0 && h < g.in_h ? image + h * g.row_stride + channel : nullptr;
     }
-    uint8_t* out = buffer + group * 16 * V::kLanes;
-    for (int64_t c = 0; c < columns; ++c, out += groups * 16 * V::kLanes) {
+    uint8_t* out = buffer + group * 4 * V::kDwInputBytes;
+    for (int64_t c = 0; c < columns; ++c, out += column_bytes<V>(p)) {
       const int64_t w = w0 + c;
       const bool inside = w >= 0 && w < g.in_w;
       typename V::U8 taps[4];
       for (int i = 0; i < 4; ++i)
-        taps[i] = V::template load_u8<4>(inside && rows[i] ? rows[i] + w * p.channels : p.pad_row + channel, count);
+        taps[i] = V::template load_u8<4>(inside && rows[i] ? rows[i] + w * p.channels : outside, count);
       typename V::I32 mixed[4];
       V::interleave(taps, mixed);
-      for (int v = 0; v < 4; ++v) V::store_i32(reinterpret_cast<int32_t*>(out) + v * V::kLanes, mixed[v]);
+      for (int v = 0; v < 4; ++v) V::store_dw_input(out + v * V::kDwInputBytes, mixed[v]);
     }
   }
 }
 
-// One output pixel: `Taps` kernel columns when known at compile time (weights stay in registers),
-// 0 for any number. `first` is the index of the first output pixel.
+// `Taps` kernel columns of one group of rows when known at compile time, 0 for any number. `first` is the
+// index of the first output pixel.
 template <class V, int Taps>
 inline void depthwise_pixels(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t first,
                              int64_t pixels, int64_t channel, int count) {
   const ConvGeometry& g = p.conv;
-  const int64_t groups = row_groups(p);
-  const int64_t column_bytes = groups * 16 * V::kLanes;
-  typename V::DwWeight held[Taps ? Taps : 1][4];
-  if constexpr (Taps > 0) {
+  const int64_t bytes = column_bytes<V>(p);
+  constexpr int kHeld = V::kHoldDw && Taps ? Taps : 1;
+  typename V::DwWeight held[kHeld][4];
+  if constexpr (V::kHoldDw && Taps > 0) {
 #pragma GCC unroll 8
     for (int t = 0; t < Taps; ++t)
 #pragma GCC unroll 8
@@ -68,26 +74,30 @@ inline void depthwise_pixels(const DepthwiseParams& p, const uint8_t* buffer, co
     typename V::I32 acc[1][4];
 #pragma GCC unroll 8
     for (int v = 0; v < 4; ++v) acc[0][v] = V::load_i32(p.epilogue.init + channel + v * V::kLanes);
-    const uint8_t* x = buffer + pixel * g.stride_w * column_bytes;
+    const uint8_t* x = buffer + pixel * g.stride_w * bytes;
     if constexpr (Taps > 0) {
 #pragma GCC unroll 8
-      for (int t = 0; t < Taps; ++t)
+      for (int t = 0; t < Taps; ++t) {
+        const uint8_t* column = x + t * g.dilation_w * bytes;
 #pragma GCC unroll 8
-        for (int v = 0; v < 4; ++v)
-          acc[0][v] = V::dot_dw(
-              acc[0][v],
-              V::load_i32(reinterpret_cast<const int32_t*>(x + t * g.dilation_w * column_bytes) + v * V::kLanes),
-              held[t][v]);
+        for (int v = 0; v < 4; ++v) {
+          const typename V::DwInput in = V::load_dw_input(column + v * V::kDwInputBytes);
+          if constexpr (V::kHoldDw)
+            acc[0][v] = V::dot_dw(acc[0][v], in, held[t][v]);
+          else
+            acc[0][v] = V::dot_dw(acc[0][v], in, V::load_dw(weight + (t * 4 + v) * V::kDwBytes));
+        }
+      }
     } else {
       const uint8_t* w = weight;
       for (int64_t repeat = 0; repeat < p.repeats; ++repeat)
         for (int64_t t = 0; t < g.kernel_w; ++t)
-          for (int64_t group = 0; group < groups; ++group, w += 4 * V::kDwBytes) {
-            const auto* column =
-                reinterpret_cast<const int32_t*>(x + t * g.dilation_w * column_bytes + group * 16 * V::kLanes);
+          for (int64_t group = 0; group < row_groups(p); ++group, w += 4 * V::kDwBytes) {
+            const uint8_t* column = x + t * g.dilation_w * bytes + group * 4 * V::kDwInputBytes;
 #pragma GCC unroll 8
             for (int v = 0; v < 4; ++v)
-              acc[0][v] = V::dot_dw(acc[0][v], V::load_i32(column + v * V::kLanes), V::load_dw(w + v * V::kDwBytes));
+              acc[0][v] = V::dot_dw(acc[0][v], V::load_dw_input(column + v * V::kDwInputBytes),
+                                    V::load_dw(w + v * V::kDwBytes));
           }
     }
     const int64_t offset = (first + pixel) * p.channels + channel;
