@@ -15,14 +15,17 @@ from zeropoint.nn import quantized as nnq
 from zeropoint.nn.intrinsic import _FusedModule
 from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, WeightedQuantizedModule
 from zeropoint.quantization.observer import is_activation_post_process
-from zeropoint.quantization.qconfig import assert_valid_qconfig
+from zeropoint.quantization.qconfig import assert_valid_qconfig, default_dynamic_qconfig
 from zeropoint.quantization.quantization_mappings import (
     DEFAULT_MODULE_TO_ACT_POST_PROCESS,
+    get_default_dynamic_quant_module_mappings,
+    get_default_qat_module_mappings,
     get_default_qconfig_propagation_list,
     get_default_static_quant_module_mappings,
     no_observer_set,
 )
 from zeropoint.quantization.stubs import DeQuantStub, QuantWrapper
+from zeropoint.tensor import as_qdtype, is_qdtype, qint8
 
 __all__ = [
     "_observer_forward_hook",
@@ -34,10 +37,13 @@ __all__ = [
     "get_default_custom_config_dict",
     "get_observer_dict",
     "prepare",
+    "prepare_qat",
     "propagate_qconfig",
     "propagate_qconfig_",
     "propagate_qconfig_helper",
     "quantize",
+    "quantize_dynamic",
+    "quantize_qat",
     "swap_module",
 ]
 
@@ -346,6 +352,87 @@ def quantize(
     else:
         run_fn(model, *run_args)
     return convert(model, mapping, inplace=True)
+
+
+def prepare_qat(model: nn.Module, mapping: dict[type, Any] | None = None, inplace: bool = False) -> nn.Module:
+    """Prepares a model for quantization-aware training: QAT modules in place of float ones, and fake quantizes.
+
+    Args:
+        mapping: float type to QAT type, by default :func:`get_default_qat_module_mappings`.
+
+    Raises:
+        QuantizationError: the model is in eval mode.
+    """
+    if not model.training:
+        raise QuantizationError("prepare_qat only works on models in training mode; call model.train() first")
+    table = get_default_qat_module_mappings() if mapping is None else mapping
+    if not inplace:
+        model = copy.deepcopy(model)
+    propagate_qconfig_(model)
+    convert(model, mapping=table, inplace=True, remove_qconfig=False)
+    return prepare(model, inplace=True, observer_non_leaf_module_list=set(table.values()))
+
+
+def quantize_qat(model: nn.Module, run_fn: Callable[..., Any], run_args: Any, inplace: bool = False) -> nn.Module:
+    """Quantization-aware training in one call: prepare_qat, ``run_fn(model, *run_args)``, convert."""
+    if not inplace:
+        model = copy.deepcopy(model)
+    model.train()
+    prepare_qat(model, inplace=True)
+    run_fn(model, *run_args)
+    return convert(model, inplace=True)
+
+
+# Types that torch quantizes dynamically and zeropoint not yet: left float, but never silently.
+_DYNAMIC_LATER = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+
+
+def quantize_dynamic(
+    model: nn.Module,
+    qconfig_spec: Any = None,
+    dtype: Any = qint8,
+    mapping: dict[type, Any] | None = None,
+    inplace: bool = False,
+) -> nn.Module:
+    """int8 weights, activations quantized at run time to each input's range; no calibration.
+
+    Args:
+        qconfig_spec: set of module types or names, or a dict of those to qconfigs; by default every Linear.
+        dtype: qint8.
+        mapping: float type to dynamic type, by default :func:`get_default_dynamic_quant_module_mappings`.
+
+    Warns with the names of recurrent layers that stay float.
+
+    Raises:
+        QuantizationError: another dtype, or a requested type that has no dynamic form.
+    """
+    table = get_default_dynamic_quant_module_mappings() if mapping is None else mapping
+    if not is_qdtype(dtype) or as_qdtype(dtype) != qint8:
+        raise QuantizationError(f"quantize_dynamic: dtype must be qint8, got {dtype!r}")
+    if qconfig_spec is None:
+        waiting = [name for name, m in model.named_modules() if isinstance(m, _DYNAMIC_LATER)]
+        if waiting:
+            warnings.warn(
+                f"quantize_dynamic: recurrent layers have no dynamic form yet and stay float: {', '.join(waiting)}",
+                stacklevel=2,
+            )
+        qconfig_spec = {nn.Linear: default_dynamic_qconfig}
+    elif not isinstance(qconfig_spec, dict):
+        qconfig_spec = dict.fromkeys(qconfig_spec, default_dynamic_qconfig)
+    names = dict(model.named_modules())
+    for key, qconfig in qconfig_spec.items():
+        wanted = type(names[key]) if key in names else key
+        if qconfig is not None and isinstance(wanted, type) and wanted not in table and (key in names and not any(names[key].children()) or key not in names):
+            raise QuantizationError(
+                f"quantize_dynamic: {wanted.__name__} has no dynamic form; there are: {', '.join(t.__name__ for t in table)}"
+            )
+        if isinstance(key, str) and key not in names:
+            raise QuantizationError(f"quantize_dynamic: the model has no submodule {key!r}")
+    if not inplace:
+        model = copy.deepcopy(model)
+    model.eval()
+    propagate_qconfig_(model, qconfig_spec)
+    return convert(model, mapping=table, inplace=True)
 
 
 def get_observer_dict(mod: nn.Module, target_dict: dict[str, nn.Module], prefix: str = "") -> None:

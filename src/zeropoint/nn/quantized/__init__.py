@@ -1,6 +1,6 @@
 """Int8 modules (``torch.nn.quantized`` by name)."""
 
-from zeropoint.nn.quantized import functional
+from zeropoint.nn.quantized import dynamic, functional
 from zeropoint.nn.quantized.modules.activation import ELU, Hardswish, LeakyReLU, ReLU, ReLU6, Sigmoid
 from zeropoint.nn.quantized.modules.batchnorm import BatchNorm2d
 from zeropoint.nn.quantized.modules.conv import Conv2d
@@ -26,5 +26,6 @@ __all__ = [
     "ReLU",
     "ReLU6",
     "Sigmoid",
+    "dynamic",
     "functional",
 ]

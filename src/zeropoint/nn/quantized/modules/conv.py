@@ -11,6 +11,7 @@ from torch import nn
 from zeropoint import ops
 from zeropoint.errors import QuantizationError
 from zeropoint.nn import intrinsic as nni
+from zeropoint.nn.intrinsic import qat as nniqat
 from zeropoint.nn.quantized.modules.weighted import (
     WeightedQuantizedModule,
     observed_qparams,
@@ -141,7 +142,9 @@ class Conv2d(WeightedQuantizedModule):
     def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Conv2d:
         """From a prepared float or QAT module with a qconfig and an ``activation_post_process``."""
         conv: Any = mod[0] if isinstance(mod, nni.ConvReLU2d) else mod
-        weight = quantize_weight(conv.weight, weight_observer(mod, conv))
+        # A QAT convolution with batch norm runs with the batch norm folded in.
+        float_weight, bias = conv.folded() if isinstance(conv, nniqat.ConvBn2d) else (conv.weight, conv.bias)
+        weight = quantize_weight(float_weight, weight_observer(mod, conv))
         result = cls(
             conv.in_channels,
             conv.out_channels,
@@ -150,10 +153,10 @@ class Conv2d(WeightedQuantizedModule):
             conv.padding,
             conv.dilation,
             conv.groups,
-            conv.bias is not None,
+            bias is not None,
             conv.padding_mode,
         )
-        result.set_weight_bias(weight, conv.bias)
+        result.set_weight_bias(weight, bias)
         result.set_output(*observed_qparams(mod))
         result.relu_max = relu_bound(mod)
         return result
