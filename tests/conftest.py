@@ -22,7 +22,9 @@ def pytest_sessionstart() -> None:
     required = os.environ.get("ZEROPOINT_REQUIRE_ISAS", "scalar").split(",")
     missing = set(required) - set(zp.backend.available_isas())
     if missing:
-        raise pytest.UsageError(f"ZEROPOINT_REQUIRE_ISAS asks for {sorted(missing)}, which this machine lacks ({platform.processor()})")
+        raise pytest.UsageError(
+            f"ZEROPOINT_REQUIRE_ISAS asks for {sorted(missing)}, which this machine lacks ({platform.processor()})"
+        )
 
 
 @pytest.fixture(autouse=True)

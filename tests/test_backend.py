@@ -24,7 +24,9 @@ print(zp.backend.isa(), hashlib.sha256(y.int_repr().contiguous().numpy().tobytes
 
 
 def run(isa):
-    environment = {**os.environ, "ZEROPOINT_ISA": isa} if isa else {k: v for k, v in os.environ.items() if k != "ZEROPOINT_ISA"}
+    environment = (
+        {**os.environ, "ZEROPOINT_ISA": isa} if isa else {k: v for k, v in os.environ.items() if k != "ZEROPOINT_ISA"}
+    )
     return subprocess.run([sys.executable, "-c", _PROGRAM], env=environment, capture_output=True, text=True)
 
 

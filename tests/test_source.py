@@ -47,7 +47,16 @@ def test_the_pattern_finds_what_it_should():
     assert not REMOVED.search("zeropoint.quantize_per_tensor(x)")
 
 
-FLOORS = [["errors", "_native"], ["_reference"], ["backend", "ops"], ["tensor"], ["nn"], ["quantization"], ["analysis", "recipe"], ["cli"]]
+FLOORS = [
+    ["errors", "_native"],
+    ["_reference"],
+    ["backend", "ops"],
+    ["tensor"],
+    ["nn"],
+    ["quantization"],
+    ["analysis", "recipe"],
+    ["cli"],
+]
 
 
 def floor(module):
@@ -60,8 +69,17 @@ def test_imports_never_point_upward():
         module = str(path.relative_to(ROOT / "src/zeropoint").with_suffix("")).replace("/", ".")
         here = floor(module)
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("zeropoint") and here is not None:
-                targets = [node.module.removeprefix("zeropoint").lstrip(".")] if node.module != "zeropoint" else [a.name for a in node.names]
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module
+                and node.module.startswith("zeropoint")
+                and here is not None
+            ):
+                targets = (
+                    [node.module.removeprefix("zeropoint").lstrip(".")]
+                    if node.module != "zeropoint"
+                    else [a.name for a in node.names]
+                )
                 wrong += [f"{module} imports {t}" for t in targets if (floor(t) or 0) > here]
     # observer.is_activation_post_process and fake_quantize live on one floor; nothing else is excused.
     assert wrong == []

@@ -77,7 +77,11 @@ def _open(data: bytes) -> Image.Image:
 
 def _pictures(resources: Path, collection: str) -> list[tuple[str, bytes]]:
     files = sorted(read_rcc(resources / f"{collection}.rcc").items())
-    return [(name.rsplit("/", 1)[-1], data) for name, data in files if name.endswith(".webp") and data and len(data) > _SMALLEST]
+    return [
+        (name.rsplit("/", 1)[-1], data)
+        for name, data in files
+        if name.endswith(".webp") and data and len(data) > _SMALLEST
+    ]
 
 
 def scored_photos(resources: Path) -> list[tuple[Image.Image, set[int]]]:

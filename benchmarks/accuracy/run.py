@@ -93,8 +93,16 @@ def main() -> None:
             outputs[name] = torch.cat([model(x) for x in images])
     for name, y in outputs.items():
         top = y.topk(5, 1).indices.tolist()
-        hits = [sum(bool(set(t[:k]) & labels) for t, (_, labels) in zip(top, scored, strict=True)) / len(scored) for k in (1, 5)]
-        rows[name] = {"top1": hits[0], "top5": hits[1], "agreement": agreement(outputs["float"], y), "sqnr": sqnr(outputs["float"], y)}
+        hits = [
+            sum(bool(set(t[:k]) & labels) for t, (_, labels) in zip(top, scored, strict=True)) / len(scored)
+            for k in (1, 5)
+        ]
+        rows[name] = {
+            "top1": hits[0],
+            "top5": hits[1],
+            "agreement": agreement(outputs["float"], y),
+            "sqnr": sqnr(outputs["float"], y),
+        }
     for threads in (1, 2):
         torch.set_num_threads(threads)
         times: dict[str, list[float]] = {name: [] for name in models}
@@ -112,7 +120,14 @@ def main() -> None:
     title = f"MobileNetV2, {len(images)} photographs, {len(calibration)} for calibration, {backend.isa()}"
     table = Table("", "top-1", "top-5", "agreement", "SQNR dB", "ms, 1 thread", "ms, 2 threads", title=title)
     for name, r in rows.items():
-        cells = [f"{r['top1']:.3f}", f"{r['top5']:.3f}", f"{r['agreement']:.3f}", f"{r['sqnr']:.1f}", f"{r['ms_1']:.2f}", f"{r['ms_2']:.2f}"]
+        cells = [
+            f"{r['top1']:.3f}",
+            f"{r['top5']:.3f}",
+            f"{r['agreement']:.3f}",
+            f"{r['sqnr']:.1f}",
+            f"{r['ms_1']:.2f}",
+            f"{r['ms_2']:.2f}",
+        ]
         table.add_row(name, *cells)
     Console(width=110).print(table)
     float_bytes = sum(t.numel() * t.element_size() for t in original.state_dict().values())

@@ -70,7 +70,15 @@ def torch_onednn(p: Problem) -> Callable[[], Any] | None:
     if p.is_conv:
         two = lambda v: [v, v]
         packed = torch.ops.onednn.qconv_prepack(
-            p.weight, p.w_scale, p.x_scale, p.x_zero_point, two(p.stride), two(p.padding), [1, 1], p.groups, list(p.x.shape)
+            p.weight,
+            p.w_scale,
+            p.x_scale,
+            p.x_zero_point,
+            two(p.stride),
+            two(p.padding),
+            [1, 1],
+            p.groups,
+            list(p.x.shape),
         )
         return lambda: torch.ops.onednn.qconv_pointwise(
             p.x, p.x_scale, p.x_zero_point, packed, p.w_scale, zero_points, p.bias, two(p.stride), two(p.padding), [1, 1],
@@ -96,7 +104,9 @@ def _onnx_model(p: Problem) -> Any:
         "b_scale": (p.x_scale * p.w_scale.numpy()).astype(np.float32), "b_zero": np.zeros(len(p.w_scale), np.int32),
     }  # fmt: skip
     body = (
-        helper.make_node("Conv", ["xf", "wf", "bf"], ["yf"], strides=[p.stride] * 2, pads=[p.padding] * 4, group=p.groups)
+        helper.make_node(
+            "Conv", ["xf", "wf", "bf"], ["yf"], strides=[p.stride] * 2, pads=[p.padding] * 4, group=p.groups
+        )
         if p.is_conv
         else helper.make_node("Gemm", ["xf", "wf", "bf"], ["yf"], transB=1)
     )
@@ -141,7 +151,12 @@ def openvino(p: Problem) -> Callable[[], Any] | None:
     model = core.read_model(io.BytesIO(_onnx_model(p).SerializeToString()))
     threads = torch.get_num_threads()
     # Without pinning: it would bind the calling thread, which the other stacks use too.
-    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
+    config = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
     request = core.compile_model(model, "CPU", config).create_infer_request()
     request.set_input_tensor(ov.Tensor(p.x.contiguous().numpy()))
     return request.infer

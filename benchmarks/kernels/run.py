@@ -66,7 +66,9 @@ def problem(name: str) -> Problem:
         x, weight = torch.randint(0, 256, (m, k), dtype=torch.uint8), torch.randint(-127, 128, (n, k)).to(torch.int8)
         return Problem(x, weight, torch.rand(n) * 0.01 + 0.001, torch.randn(n))
     channels, out, kernel, stride, size, groups = CONVOLUTIONS[name]
-    x = torch.randint(0, 256, (1, channels, size, size), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    x = torch.randint(0, 256, (1, channels, size, size), dtype=torch.uint8).contiguous(
+        memory_format=torch.channels_last
+    )
     weight = torch.randint(-127, 128, (out, channels // groups, kernel, kernel)).to(torch.int8)
     return Problem(x, weight, torch.rand(out) * 0.01 + 0.001, torch.randn(out), stride, kernel // 2, groups)
 
@@ -146,6 +148,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", default="", help="part of the names to run")
     parser.add_argument("--float", action="store_true", help="also time torch's float32 operator")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="the stacks to compare with")
     parser.add_argument("--json", default=None, help="append JSON lines to this file")
     arguments = parser.parse_args()
     console = Console(width=150)
@@ -155,7 +158,7 @@ def main() -> None:
             torch.set_num_threads(threads)
             limit = peak() * threads
             title = f"{cpu_model()}, {threads} thread(s), {backend.isa()}, peak {limit / 1e9:.0f} GOP/s; microseconds, % of peak in brackets"
-            peers = {**PEERS, **({"float32": None} if arguments.float else {})}
+            peers = {**{n: PEERS[n] for n in arguments.peers}, **({"float32": None} if arguments.float else {})}
             table = Table("operator", "zeropoint", *peers, "best peer / ours", title=title)
             for name in names:
                 p = problem(name)
@@ -168,7 +171,9 @@ def main() -> None:
                 share = {n: operations(p) / s / limit for n, s in seconds.items()}
                 others = [s for n, s in seconds.items() if n not in ("zeropoint", "float32")]
                 ratio = min(others) / seconds["zeropoint"] if others else float("nan")
-                cells = [f"{seconds[n] * 1e6:.0f} ({share[n]:.0%})" if n in seconds else "-" for n in ("zeropoint", *peers)]
+                cells = [
+                    f"{seconds[n] * 1e6:.0f} ({share[n]:.0%})" if n in seconds else "-" for n in ("zeropoint", *peers)
+                ]
                 table.add_row(name, *cells, f"{ratio:.2f}")
                 line = {
                     "operator": name, "threads": threads, "isa": backend.isa(), "cpu": cpu_model(), "torch": torch.__version__,

@@ -45,7 +45,11 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "arguments"), [(n, a) for n, cases in CASES.items() for a in cases], ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [(n, a) for n, cases in CASES.items() for a in cases],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
 def test_opcheck(name, arguments):
     torch.library.opcheck(getattr(ops, name), arguments, test_utils=("test_schema", "test_faketensor"))
 
@@ -55,7 +59,11 @@ def test_every_computing_operator_is_checked():
 
 
 def test_export():
-    model = QuantWrapper(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))).eval()
+    model = QuantWrapper(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        )
+    ).eval()
     model.qconfig = get_default_qconfig()
     prepared = prepare(model)
     example = torch.randn(4, 3, 12, 12)

@@ -104,7 +104,9 @@ class Generator:
         stride, dilation = [self.one(1, 1, 2, 3) for _ in "hw"], [self.one(1, 1, 1, 2) for _ in "hw"]
         padding = [self.one(0, 1, 2, kernel[0] // 2) for _ in "hw"]
         extra = (self.one(0, 1, 4, 9), self.one(0, 2, 5, 11, 40))
-        size = [max(1, (k - 1) * d + 1 - 2 * p) + e for k, d, p, e in zip(kernel, dilation, padding, extra, strict=True)]
+        size = [
+            max(1, (k - 1) * d + 1 - 2 * p) + e for k, d, p, e in zip(kernel, dilation, padding, extra, strict=True)
+        ]
         x = self.layout(self.integers((self.one(1, 1, 2, 3), channels, *size), self.byte_dtype()))
         weight, scale, zero_point = self.weight((out_channels, channels // groups, *kernel))
         bias = None if self.chance(0.3) else torch.randn(out_channels) * 3
@@ -143,7 +145,9 @@ class Generator:
 
     def _same(self, name: str, description: str, *arguments: Any) -> Case:
         return Case(
-            f"{name} {description}", lambda: getattr(_reference, name)(*arguments), lambda: getattr(ops, name)(*arguments)
+            f"{name} {description}",
+            lambda: getattr(_reference, name)(*arguments),
+            lambda: getattr(ops, name)(*arguments),
         )
 
     def quantize_per_tensor(self) -> Case:
@@ -156,7 +160,9 @@ class Generator:
         x = torch.where(torch.rand(x.shape) < 0.3, (torch.randint(-300, 300, x.shape) + 0.5) * scale, x)
         odd = self.one(float("nan"), float("inf"), -float("inf"), 1e38, -1e38, 1e-45)
         x = self.layout(torch.where(torch.rand(x.shape) < 0.02, torch.tensor(odd), x))
-        return self._same("quantize_per_tensor", f"{tuple(x.shape)} {scale} {zero_point} {dtype}", x, scale, zero_point, dtype)
+        return self._same(
+            "quantize_per_tensor", f"{tuple(x.shape)} {scale} {zero_point} {dtype}", x, scale, zero_point, dtype
+        )
 
     def _channels(self) -> tuple[tuple[int, ...], int, torch.Tensor, torch.Tensor, torch.dtype]:
         shape = self.one((3, 5), (2, 7, 4), (4, 1, 3, 3))
@@ -171,11 +177,15 @@ class Generator:
         info = torch.iinfo(dtype)
         x = torch.randn(shape) * 50
         x = torch.where(torch.rand(shape) < 0.1, torch.tensor(float("nan")), x)
-        return self._same("quantize_per_channel", f"{shape} {axis}", x, scales, zero_points, axis, info.min, info.max, dtype)
+        return self._same(
+            "quantize_per_channel", f"{shape} {axis}", x, scales, zero_points, axis, info.min, info.max, dtype
+        )
 
     def dequantize_per_channel(self) -> Case:
         shape, axis, scales, zero_points, dtype = self._channels()
-        return self._same("dequantize_per_channel", f"{shape} {axis}", self.integers(shape, dtype), scales, zero_points, axis)
+        return self._same(
+            "dequantize_per_channel", f"{shape} {axis}", self.integers(shape, dtype), scales, zero_points, axis
+        )
 
     def dequantize_per_tensor(self) -> Case:
         dtype = self.one(torch.uint8, torch.int8, torch.int32)
@@ -195,7 +205,9 @@ class Generator:
         scale = self.one(0.07, 1e-6, 10.0, 0.01)
         output = (scale, self.zero_point(dtype), info.min, info.max, dtype)
         name = self.one("add", "mul")
-        return self._same(name, f"{shape} {output}", a, 0.03, self.zero_point(a.dtype), b, 0.05, self.zero_point(b.dtype), *output)
+        return self._same(
+            name, f"{shape} {output}", a, 0.03, self.zero_point(a.dtype), b, 0.05, self.zero_point(b.dtype), *output
+        )
 
     def lookup(self) -> Case:
         x = self.layout(self.integers(self.shape(), self.byte_dtype()))

@@ -88,5 +88,8 @@ def test_elementwise(isa, n):
 @pytest.mark.parametrize("channels", [1, 17, 64, 70])
 def test_pools(isa, channels):
     x = guarded(torch.randint(0, 256, (1, channels, 5, 5), dtype=torch.uint8))
-    assert torch.equal(ops.max_pool2d(x, [3, 3], [2, 2], [1, 1], [1, 1], False), _reference.max_pool2d(x, [3, 3], [2, 2], [1, 1], [1, 1], False))
+    assert torch.equal(
+        ops.max_pool2d(x, [3, 3], [2, 2], [1, 1], [1, 1], False),
+        _reference.max_pool2d(x, [3, 3], [2, 2], [1, 1], [1, 1], False),
+    )
     assert torch.equal(ops.adaptive_avg_pool2d(x, 3, [1, 1]), _reference.adaptive_avg_pool2d(x, 3, [1, 1]))

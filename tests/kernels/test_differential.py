@@ -62,10 +62,12 @@ def test_longest_exact_reduction(isa):
     k = 66311
     x = torch.full((1, k), 255, dtype=torch.uint8)
     weight = torch.full((1, k), 127, dtype=torch.int8)
-    out = ops.linear(x, weight, ops.linear_pack(weight, None), torch.ones(1), None, None, 1.0, 0, 1.0, 0, 0, 0, torch.int32)
+    out = ops.linear(
+        x, weight, ops.linear_pack(weight, None), torch.ones(1), None, None, 1.0, 0, 1.0, 0, 0, 0, torch.int32
+    )
     assert int(out) == 255 * 127 * k < 2**31
     longer = torch.full((1, k + 1), 127, dtype=torch.int8)
-    with pytest.raises(ValueError, match="overflow|accumulator"):
+    with pytest.raises(ValueError, match=r"overflow|accumulator"):
         ops.linear_pack(longer, None)
     with pytest.raises(ValueError, match="accumulator"):
         _reference.linear_pack(longer, None)
@@ -79,7 +81,21 @@ def test_packed_weights_are_bound_to_an_instruction_set():
     with backend.use_isa(isas[0]):
         packed = ops.linear_pack(weight, None)
     with backend.use_isa(isas[-1]), pytest.raises(ValueError, match="another instruction set"):
-        ops.linear(torch.zeros(1, 8, dtype=torch.uint8), weight, packed, torch.ones(1), None, None, 1.0, 0, 1.0, 0, 0, 255, torch.uint8)
+        ops.linear(
+            torch.zeros(1, 8, dtype=torch.uint8),
+            weight,
+            packed,
+            torch.ones(1),
+            None,
+            None,
+            1.0,
+            0,
+            1.0,
+            0,
+            0,
+            255,
+            torch.uint8,
+        )
 
 
 def test_damaged_packed_weights_are_refused(isa):

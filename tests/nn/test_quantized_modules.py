@@ -129,7 +129,9 @@ def test_relu6_is_exact_where_six_is_inside_the_range(relu6):
 def test_dead_channel_with_a_large_bias(isa):
     # The weight observer's eps is the scale of an all-zero channel; its int32 bias would overflow.
     module = nnq.Linear(3, 2)
-    w = zp.quantize_per_channel(torch.tensor([[0.0] * 3, [0.1] * 3]), torch.tensor([1.2e-7, 0.001]), torch.zeros(2), 0, zp.qint8)
+    w = zp.quantize_per_channel(
+        torch.tensor([[0.0] * 3, [0.1] * 3]), torch.tensor([1.2e-7, 0.001]), torch.zeros(2), 0, zp.qint8
+    )
     module.set_weight_bias(w, torch.tensor([5.0, 0.0]))
     module.scale, module.zero_point = 0.05, 0
     assert float(module(q((1, 3)))[0, 0].dequantize()) == pytest.approx(5.0, abs=0.03)
@@ -168,7 +170,10 @@ def test_qfunctional(isa):
 def test_scalar_operations(value):
     f, a = nnq.QFunctional(), q((50,))
     added = f.add_scalar(a, value)
-    assert float((added.dequantize() - (a.dequantize() + value)).abs().max()) <= max(added.q_scale(), a.q_scale()) * 0.51 + 1e-4
+    assert (
+        float((added.dequantize() - (a.dequantize() + value)).abs().max())
+        <= max(added.q_scale(), a.q_scale()) * 0.51 + 1e-4
+    )
     multiplied = f.mul_scalar(a, value)
     assert torch.allclose(multiplied.dequantize(), a.dequantize() * value, rtol=1e-5, atol=1e-5)
 
@@ -194,7 +199,9 @@ def test_table_activations(isa, module, function):
     assert torch.equal(other(x), module(x))  # torch.ao lost the scale of these
 
 
-@pytest.mark.parametrize("module", [nnq.ReLU(), nnq.ReLU6(), nnq.MaxPool2d(2), nnq.AvgPool2d(2), nnq.AdaptiveAvgPool2d(2)])
+@pytest.mark.parametrize(
+    "module", [nnq.ReLU(), nnq.ReLU6(), nnq.MaxPool2d(2), nnq.AvgPool2d(2), nnq.AdaptiveAvgPool2d(2)]
+)
 def test_modules_that_keep_qparams(isa, module):
     x = q((2, 3, 6, 6))
     y = module(x)
@@ -221,7 +228,12 @@ def test_quantize_and_dequantize():
         (lambda: nnq.Linear(3, 4).set_weight_bias(q((4, 3)), None), "qint8 quantized tensor"),
         (lambda: nnq.Linear(3, 4).set_weight_bias(weight((3, 4)), None), r"shape \(4, 3\)"),
         (lambda: nnq.Linear(3, 4).set_weight_bias(weight((4, 3)), torch.zeros(3)), "bias must have shape"),
-        (lambda: nnq.Linear(3, 4).set_weight_bias(zp.quantize_per_channel(torch.zeros(4, 3), torch.ones(3), torch.zeros(3), 1, zp.qint8), None), "axis 0"),
+        (
+            lambda: nnq.Linear(3, 4).set_weight_bias(
+                zp.quantize_per_channel(torch.zeros(4, 3), torch.ones(3), torch.zeros(3), 1, zp.qint8), None
+            ),
+            "axis 0",
+        ),
         (lambda: nnq.Linear(3, 4, dtype=zp.quint8), "weight dtype must be qint8"),
         (lambda: setattr(nnq.Linear(3, 4), "scale", 0.0), "scale must be finite and > 0"),
         (lambda: setattr(nnq.Linear(3, 4), "zero_point", 300), "zero_point 300"),

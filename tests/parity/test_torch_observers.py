@@ -29,7 +29,16 @@ def batches():
     growing = [b * (i + 1) for i, b in enumerate(normal)]
     zero = [torch.zeros(3, 6, 2)]
     constant = [torch.full((3, 6, 2), 1.7)] * 2 + normal[:1]
-    return {"normal": normal, "relu": relu, "shifted": shifted, "negative": [-b for b in relu], "heavy": heavy, "growing": growing, "zero": zero, "constant": constant}
+    return {
+        "normal": normal,
+        "relu": relu,
+        "shifted": shifted,
+        "negative": [-b for b in relu],
+        "heavy": heavy,
+        "growing": growing,
+        "zero": zero,
+        "constant": constant,
+    }
 
 
 SCHEMES = {"affine": "per_tensor_affine", "symmetric": "per_tensor_symmetric"}

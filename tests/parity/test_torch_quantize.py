@@ -28,7 +28,9 @@ def hard_values(scale):
     """Ties, their neighbours, ends of the range, infinities, denormals, noise."""
     ties = (torch.arange(-600, 600).float() + 0.5) * scale
     up, down = torch.tensor(math.inf), torch.tensor(-math.inf)
-    odd = torch.tensor([math.inf, -math.inf, 1e38, -1e38, 1e-45, -1e-45, 0.0, -0.0, 3e9, -3e9, 2147483648.0, -2147483648.0])
+    odd = torch.tensor(
+        [math.inf, -math.inf, 1e38, -1e38, 1e-45, -1e-45, 0.0, -0.0, 3e9, -3e9, 2147483648.0, -2147483648.0]
+    )
     return torch.cat([ties, ties.nextafter(up), ties.nextafter(down), torch.randn(3001) * scale * 100, odd])
 
 
@@ -42,7 +44,9 @@ def test_quantize_per_tensor(isa, dtype, scale, zero_point):
         q = theirs("quantize_per_tensor", part, scale, zero_point, getattr(torch, dtype))
         ours = zp.quantize_per_tensor(part, scale, zero_point, dtype)
         assert torch.equal(ours.int_repr(), q.int_repr())
-        assert torch.equal(ours.dequantize(), zp.make_per_tensor_quantized_tensor(ours.int_repr(), scale, zero_point).dequantize())
+        assert torch.equal(
+            ours.dequantize(), zp.make_per_tensor_quantized_tensor(ours.int_repr(), scale, zero_point).dequantize()
+        )
         theirs_back = theirs("_make_per_tensor_quantized_tensor", ours.int_repr(), scale, zero_point).dequantize()
         # torch's int32 subtraction wraps at -2^31 - zero_point; ours is exact there.
         fits = ours.int_repr().double() - zero_point >= -(2**31)
@@ -77,7 +81,9 @@ def test_recorded(isa):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_float_types_are_taken_to_float32(isa, dtype):
     x = torch.randn(1000).to(dtype)
-    assert torch.equal(zp.quantize_per_tensor(x, 0.02, 3, zp.qint8), zp.quantize_per_tensor(x.float(), 0.02, 3, zp.qint8))
+    assert torch.equal(
+        zp.quantize_per_tensor(x, 0.02, 3, zp.qint8), zp.quantize_per_tensor(x.float(), 0.02, 3, zp.qint8)
+    )
 
 
 @pytest.mark.parametrize("zero_point", [0, 5, 128])
@@ -91,7 +97,9 @@ def test_fake_quantize_is_dequantize_of_quantize(isa, zero_point):
 def test_fake_quantize_differs_from_torch_only_at_ties():
     # torch rounds before it adds the zero point, its quantize after: they disagree at ties with odd zero points.
     x = torch.randn(20000)
-    ours, others = (f(x, 0.037, 7, 0, 255) for f in (zp.fake_quantize_per_tensor_affine, torch.fake_quantize_per_tensor_affine))
+    ours, others = (
+        f(x, 0.037, 7, 0, 255) for f in (zp.fake_quantize_per_tensor_affine, torch.fake_quantize_per_tensor_affine)
+    )
     assert float((ours != others).float().mean()) < 1e-3
     assert float((ours - others).abs().max()) <= 0.037 * 1.001
 

@@ -37,7 +37,15 @@ def test_switches():
     assert float(module.scale) > float(scale)
 
 
-@pytest.mark.parametrize("make", [default_fake_quant, default_weight_fake_quant, default_per_channel_weight_fake_quant, FusedMovingAvgObsFakeQuantize])
+@pytest.mark.parametrize(
+    "make",
+    [
+        default_fake_quant,
+        default_weight_fake_quant,
+        default_per_channel_weight_fake_quant,
+        FusedMovingAvgObsFakeQuantize,
+    ],
+)
 def test_state_dict(make):
     module = make()
     x = torch.randn(4, 5)
@@ -51,7 +59,13 @@ def test_state_dict(make):
 
 
 def test_values_are_on_the_grid():
-    module = FakeQuantize(observer=MovingAveragePerChannelMinMaxObserver, quant_min=-8, quant_max=7, dtype=zp.qint8, qscheme=zp.per_channel_symmetric)
+    module = FakeQuantize(
+        observer=MovingAveragePerChannelMinMaxObserver,
+        quant_min=-8,
+        quant_max=7,
+        dtype=zp.qint8,
+        qscheme=zp.per_channel_symmetric,
+    )
     y = module(torch.randn(3, 50))
     steps = y / module.scale[:, None]
     assert torch.allclose(steps, steps.round(), atol=1e-4)

@@ -6,7 +6,13 @@ from torch import nn
 
 from zeropoint import QuantizationError
 from zeropoint.nn import intrinsic as nni
-from zeropoint.quantization import find_fusable_modules, fuse_conv_bn, fuse_known_modules, fuse_modules, fuse_modules_qat
+from zeropoint.quantization import (
+    find_fusable_modules,
+    fuse_conv_bn,
+    fuse_known_modules,
+    fuse_modules,
+    fuse_modules_qat,
+)
 
 
 def settle(model):
@@ -107,7 +113,7 @@ def test_errors():
     model = settle(Net())
     with pytest.raises(QuantizationError, match="no submodule 'cnov'"):
         fuse_modules(model, [["cnov", "bn"]])
-    with pytest.raises(QuantizationError, match="did not find fuser method for: .*Conv2d.*Linear"):
+    with pytest.raises(QuantizationError, match=r"did not find fuser method for: .*Conv2d.*Linear"):
         fuse_modules(model, [["conv", "fc"]])
     model.bn.train()
     with pytest.raises(QuantizationError, match="all be in train mode"):

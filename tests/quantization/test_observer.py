@@ -29,7 +29,13 @@ from zeropoint.quantization import (
     prepare,
 )
 
-ALL = [MinMaxObserver, MovingAverageMinMaxObserver, HistogramObserver, PerChannelMinMaxObserver, MovingAveragePerChannelMinMaxObserver]
+ALL = [
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    HistogramObserver,
+    PerChannelMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+]
 MERGEABLE = [MinMaxObserver, HistogramObserver, PerChannelMinMaxObserver]
 
 

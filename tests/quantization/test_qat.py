@@ -28,7 +28,17 @@ from zeropoint.quantization import (
 
 def network(relu=nn.ReLU):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), relu(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 16, 8), nn.ReLU(), nn.Linear(8, 4))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        relu(),
+        nn.Conv2d(8, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.Flatten(),
+        nn.Linear(8 * 16, 8),
+        nn.ReLU(),
+        nn.Linear(8, 4),
+    )
     model = QuantWrapper(net).train()
     names = [["module.0", "module.1", "module.2"], ["module.3", "module.4"], ["module.6", "module.7"]]
     fuse_modules_qat(model, names, inplace=True)
@@ -54,13 +64,23 @@ def train(model, steps=12):
 def test_train_and_convert(isa, relu):
     model = prepare_qat(network(relu))
     net = model.module
-    assert [type(net[i]) for i in (0, 3, 6, 8)] == [nniqat.ConvBnReLU2d, nniqat.ConvBn2d, nniqat.LinearReLU, nnqat.Linear]
+    assert [type(net[i]) for i in (0, 3, 6, 8)] == [
+        nniqat.ConvBnReLU2d,
+        nniqat.ConvBn2d,
+        nniqat.LinearReLU,
+        nnqat.Linear,
+    ]
     losses = train(model)
     assert losses[-1] < losses[0]
     model.apply(disable_observer)
     model.eval()
     quantized = convert(model)
-    assert [type(quantized.module[i]) for i in (0, 3, 6, 8)] == [nniq.ConvReLU2d, nnq.Conv2d, nniq.LinearReLU, nnq.Linear]
+    assert [type(quantized.module[i]) for i in (0, 3, 6, 8)] == [
+        nniq.ConvReLU2d,
+        nnq.Conv2d,
+        nniq.LinearReLU,
+        nnq.Linear,
+    ]
     x = torch.randn(16, 3, 8, 8)
     # What was trained is what runs, but for ties that float sums resolve differently.
     assert sqnr(model(x), quantized(x)) > 30

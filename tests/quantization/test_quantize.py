@@ -78,7 +78,14 @@ def quantized(qconfig=None, fuse=True):
 
 @pytest.mark.parametrize(
     "qconfig",
-    [get_default_qconfig(), get_default_qconfig("fbgemm"), get_default_qconfig("qnnpack"), default_qconfig, default_per_channel_qconfig, default_symmetric_qnnpack_qconfig],
+    [
+        get_default_qconfig(),
+        get_default_qconfig("fbgemm"),
+        get_default_qconfig("qnnpack"),
+        default_qconfig,
+        default_per_channel_qconfig,
+        default_symmetric_qnnpack_qconfig,
+    ],
 )
 @pytest.mark.parametrize("fuse", [True, False])
 def test_accuracy(isa, qconfig, fuse):
@@ -99,7 +106,11 @@ def test_types_and_printed_forms():
     text = repr(q)
     assert "QuantizedConvReLU2d(3, 16, kernel_size=(3, 3), stride=(2, 2), scale=" in text
     assert "QuantizedLinear(in_features=16, out_features=10, scale=" in text
-    assert not any(hasattr(m, "qconfig") or "activation_post_process" in m._modules for m in q.modules() if not isinstance(m, nnq.QFunctional))
+    assert not any(
+        hasattr(m, "qconfig") or "activation_post_process" in m._modules
+        for m in q.modules()
+        if not isinstance(m, nnq.QFunctional)
+    )
     assert {layer.kind for layer in coverage(q)} == {"int8"}
 
 
@@ -140,7 +151,7 @@ def test_state_dict_round_trip(how, qconfig):
     fresh = Net().eval()
     fuse_modules(fresh, FUSE, inplace=True)
     fresh.qconfig = qconfig
-    with pytest.warns(UserWarning, match="never calibrated.*quant, conv1, conv2, skip, hardswish, fc"):
+    with pytest.warns(UserWarning, match=r"never calibrated.*quant, conv1, conv2, skip, hardswish, fc"):
         fresh = convert(prepare(fresh))
     with pytest.raises(UncalibratedError, match="quant: this Quantize was converted without calibration"):
         fresh(images())
@@ -158,7 +169,7 @@ def test_each_uncalibrated_module_names_itself():
     for name in ("conv1", "fc", "hardswish"):
         with pytest.raises(UncalibratedError, match=f"^{name}: "):
             getattr(fresh, name)(x)
-    with pytest.raises(UncalibratedError, match="^skip: "):
+    with pytest.raises(UncalibratedError, match=r"^skip: "):
         fresh.skip.add(x, x)
     # An uncalibrated state does not turn into scale 1 by way of a file.
     fresh.load_state_dict(copy.deepcopy(fresh.state_dict()))
@@ -188,7 +199,7 @@ def test_loading_the_wrong_state_says_what_is_wrong():
         q.load_state_dict(model.state_dict())
     state = copy.deepcopy(q.state_dict())
     state["conv1.scale"] = torch.tensor(-1.0)
-    with pytest.raises(RuntimeError, match="conv1.scale: .*finite and > 0"):
+    with pytest.raises(RuntimeError, match=r"conv1.scale: .*finite and > 0"):
         q.load_state_dict(state)
     state = copy.deepcopy(q.state_dict())
     state["extra"] = torch.zeros(1)
@@ -254,7 +265,9 @@ def test_observer_dict():
     model.qconfig = get_default_qconfig()
     found = {}
     get_observer_dict(prepare(model), found)
-    assert set(found) == {f"{n}.activation_post_process" for n in ("quant", "conv1", "bn", "conv2", "relu6", "skip", "hardswish", "fc")}
+    assert set(found) == {
+        f"{n}.activation_post_process" for n in ("quant", "conv1", "bn", "conv2", "relu6", "skip", "hardswish", "fc")
+    }
 
 
 def test_hooks_survive():
@@ -320,7 +333,7 @@ def test_no_warning_in_the_ordinary_case():
 
 def test_float_input_in_the_middle_is_an_error_that_says_what_to_do():
     _, q = quantized()
-    with pytest.raises(QuantizationError, match="fc: the input must be quint8 or qint8.*QuantStub"):
+    with pytest.raises(QuantizationError, match=r"fc: the input must be quint8 or qint8.*QuantStub"):
         q.fc(torch.randn(2, 16))
     with pytest.raises(QuantizationError, match="quant: the input must be a float tensor"):
         q(torch.zeros(1, 3, 20, 20, dtype=torch.int64))

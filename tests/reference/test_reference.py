@@ -57,21 +57,40 @@ def test_quantize_per_channel(x, scale, zero_point):
     product = Fraction(float32(Fraction(x) * inverse))
     expected = min(127, max(-128, round_half_even(Fraction(float32(product + zero_point)))))
     actual = _reference.quantize_per_channel(
-        torch.tensor([x]), torch.tensor([scale]), torch.tensor([zero_point], dtype=torch.int32), 0, -128, 127, torch.int8
+        torch.tensor([x]),
+        torch.tensor([scale]),
+        torch.tensor([zero_point], dtype=torch.int32),
+        0,
+        -128,
+        127,
+        torch.int8,
     )
     assert int(actual) == expected
 
 
 @settings(max_examples=300, deadline=None)
-@given(acc=st.integers(-(2**31), 2**31 - 1), multiplier=st.floats(2.0**-30, 10, width=32), zero_point=st.integers(0, 255))
+@given(
+    acc=st.integers(-(2**31), 2**31 - 1), multiplier=st.floats(2.0**-30, 10, width=32), zero_point=st.integers(0, 255)
+)
 def test_requantize(acc, multiplier, zero_point):
     value = Fraction(float32(Fraction(float32(acc)) * Fraction(multiplier)))
     expected = min(255, max(0, round_half_even(value) + zero_point))
-    assert int(_reference.requantize(torch.tensor([acc], dtype=torch.int32), multiplier, zero_point, torch.uint8)) == expected
+    assert (
+        int(_reference.requantize(torch.tensor([acc], dtype=torch.int32), multiplier, zero_point, torch.uint8))
+        == expected
+    )
 
 
 @settings(max_examples=200, deadline=None)
-@given(a=st.integers(0, 255), b=st.integers(0, 255), za=st.integers(0, 255), zb=st.integers(0, 255), sa=scales, sb=scales, s=scales)
+@given(
+    a=st.integers(0, 255),
+    b=st.integers(0, 255),
+    za=st.integers(0, 255),
+    zb=st.integers(0, 255),
+    sa=scales,
+    sb=scales,
+    s=scales,
+)
 def test_add_and_mul(a, b, za, zb, sa, sb, s):
     inverse = 1.0 / float(np.float32(s))  # float64, as the definition says
     ma, mb = (Fraction(float32(Fraction(float(np.float32(v)) * inverse))) for v in (sa, sb))
@@ -118,11 +137,15 @@ def test_dead_channel_keeps_its_bias():
     # A channel with a tiny weight scale: its bias as an int32 of scale x_scale * w_scale would be 4e9, which
     # does not fit. The float32 bias of the epilogue is exact to rounding.
     x, w = torch.full((1, 4), 3, dtype=torch.uint8), torch.ones(1, 4, dtype=torch.int8)
-    out = _reference.linear(x, w, None, torch.tensor([1e-7]), None, torch.tensor([4.0]), 0.01, 0, 0.05, 0, 0, 255, torch.uint8)
+    out = _reference.linear(
+        x, w, None, torch.tensor([1e-7]), None, torch.tensor([4.0]), 0.01, 0, 0.05, 0, 0, 255, torch.uint8
+    )
     assert int(out) == 80
 
 
-@pytest.mark.parametrize(("value", "expected"), [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (126.5, 126), (127.5, 127)])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (126.5, 126), (127.5, 127)]
+)
 def test_ties_go_to_even(value, expected):
     assert int(_reference.quantize_per_tensor(torch.tensor([value]), 1.0, 0, torch.int8)) == expected
 

@@ -12,7 +12,9 @@ from zeropoint.tensor import pointwise, requantize
 @pytest.mark.parametrize("dtype", [zp.quint8, zp.qint8])
 @pytest.mark.parametrize("function", [torch.sigmoid, F.silu, F.gelu, torch.exp, torch.abs, F.mish])
 def test_every_input_is_the_rounded_real(isa, dtype, function):
-    q = zp.make_per_tensor_quantized_tensor(torch.arange(dtype.quant_min, dtype.quant_max + 1).to(dtype.storage), 0.05, 10)
+    q = zp.make_per_tensor_quantized_tensor(
+        torch.arange(dtype.quant_min, dtype.quant_max + 1).to(dtype.storage), 0.05, 10
+    )
     result = pointwise(q, function, 0.03, 20, zp.quint8)
     # The table's formula, from the definition, in float64.
     reals = (q.int_repr().double() - 10) * torch.tensor(0.05).double()

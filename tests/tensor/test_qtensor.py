@@ -23,7 +23,9 @@ def q():
 
 @pytest.fixture
 def qc():
-    return zp.quantize_per_channel(torch.randn(4, 3, 2), torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0, 1, 2]), 1, zp.qint8)
+    return zp.quantize_per_channel(
+        torch.randn(4, 3, 2), torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0, 1, 2]), 1, zp.qint8
+    )
 
 
 def test_attributes(q, qc):
@@ -106,7 +108,11 @@ def test_per_channel_axis_moves_with_the_data(name, axis):
 
 
 def test_average_pools_round_once(q):
-    for function in (lambda t: F.avg_pool2d(t, 3, 2, 1), lambda t: F.adaptive_avg_pool2d(t, 3), lambda t: t.mean([2, 3])):
+    for function in (
+        lambda t: F.avg_pool2d(t, 3, 2, 1),
+        lambda t: F.adaptive_avg_pool2d(t, 3),
+        lambda t: t.mean([2, 3]),
+    ):
         result = function(q)
         assert isinstance(result, zp.QTensor)
         assert float((result.dequantize() - function(q.dequantize())).abs().max()) <= 0.05 / 2 + 1e-5
@@ -198,7 +204,10 @@ def test_bad_scale(scale):
         zp.quantize_per_tensor(torch.randn(3), scale, 0, zp.quint8)
 
 
-@pytest.mark.parametrize(("zero_point", "dtype"), [(-1, zp.quint8), (256, zp.quint8), (128, zp.qint8), (-129, zp.qint8), (0.5, zp.quint8), (2**31, zp.qint32)])
+@pytest.mark.parametrize(
+    ("zero_point", "dtype"),
+    [(-1, zp.quint8), (256, zp.quint8), (128, zp.qint8), (-129, zp.qint8), (0.5, zp.quint8), (2**31, zp.qint32)],
+)
 def test_bad_zero_point(zero_point, dtype):
     with pytest.raises(QuantizationError, match="zero_point"):
         zp.quantize_per_tensor(torch.randn(3), 0.1, zero_point, dtype)

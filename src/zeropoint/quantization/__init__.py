@@ -1,5 +1,47 @@
 """The quantization workflow (``torch.quantization`` by name)."""
 
+from zeropoint.quantization.fake_quantize import (
+    FakeQuantize,
+    FakeQuantizeBase,
+    FixedQParamsFakeQuantize,
+    FusedMovingAvgObsFakeQuantize,
+    default_affine_fixed_qparams_fake_quant,
+    default_dynamic_fake_quant,
+    default_embedding_fake_quant,
+    default_embedding_fake_quant_4bit,
+    default_fake_quant,
+    default_fixed_qparams_range_0to1_fake_quant,
+    default_fixed_qparams_range_neg1to1_fake_quant,
+    default_fused_act_fake_quant,
+    default_fused_per_channel_wt_fake_quant,
+    default_fused_wt_fake_quant,
+    default_histogram_fake_quant,
+    default_per_channel_weight_fake_quant,
+    default_symmetric_fixed_qparams_fake_quant,
+    default_weight_fake_quant,
+    disable_fake_quant,
+    disable_observer,
+    enable_fake_quant,
+    enable_observer,
+    fake_quantize_per_channel_affine,
+    fake_quantize_per_tensor_affine,
+    fused_per_channel_wt_fake_quant_range_neg_127_to_127,
+    fused_wt_fake_quant_range_neg_127_to_127,
+)
+from zeropoint.quantization.fuse_modules import (
+    _fuse_modules,
+    find_fusable_modules,
+    fuse_known_modules,
+    fuse_modules,
+    fuse_modules_qat,
+)
+from zeropoint.quantization.fuser_method_mappings import (
+    fuse_conv_bn,
+    fuse_conv_bn_relu,
+    fuse_convtranspose_bn,
+    fuse_linear_bn,
+    get_fuser_method,
+)
 from zeropoint.quantization.observer import (
     FixedQParamsObserver,
     HistogramObserver,
@@ -34,34 +76,6 @@ from zeropoint.quantization.observer import (
     per_channel_weight_observer_range_neg_127_to_127,
     weight_observer_range_neg_127_to_127,
 )
-from zeropoint.quantization.fake_quantize import (
-    FakeQuantize,
-    FakeQuantizeBase,
-    FixedQParamsFakeQuantize,
-    FusedMovingAvgObsFakeQuantize,
-    default_affine_fixed_qparams_fake_quant,
-    default_dynamic_fake_quant,
-    default_embedding_fake_quant,
-    default_embedding_fake_quant_4bit,
-    default_fake_quant,
-    default_fixed_qparams_range_0to1_fake_quant,
-    default_fixed_qparams_range_neg1to1_fake_quant,
-    default_fused_act_fake_quant,
-    default_fused_per_channel_wt_fake_quant,
-    default_fused_wt_fake_quant,
-    default_histogram_fake_quant,
-    default_per_channel_weight_fake_quant,
-    default_symmetric_fixed_qparams_fake_quant,
-    default_weight_fake_quant,
-    disable_fake_quant,
-    disable_observer,
-    enable_fake_quant,
-    enable_observer,
-    fake_quantize_per_channel_affine,
-    fake_quantize_per_tensor_affine,
-    fused_per_channel_wt_fake_quant_range_neg_127_to_127,
-    fused_wt_fake_quant_range_neg_127_to_127,
-)
 from zeropoint.quantization.qconfig import (
     QConfig,
     QConfigAny,
@@ -92,25 +106,6 @@ from zeropoint.quantization.qconfig import (
     get_default_qconfig,
     per_channel_dynamic_qconfig,
     qconfig_equals,
-)
-from zeropoint.quantization.stubs import (
-    DeQuantStub,
-    QuantStub,
-    QuantWrapper,
-)
-from zeropoint.quantization.fuser_method_mappings import (
-    fuse_conv_bn,
-    fuse_conv_bn_relu,
-    fuse_convtranspose_bn,
-    fuse_linear_bn,
-    get_fuser_method,
-)
-from zeropoint.quantization.fuse_modules import (
-    _fuse_modules,
-    find_fusable_modules,
-    fuse_known_modules,
-    fuse_modules,
-    fuse_modules_qat,
 )
 from zeropoint.quantization.quantization_mappings import (
     DEFAULT_DYNAMIC_MODULE_MAPPING,
@@ -146,6 +141,11 @@ from zeropoint.quantization.quantize import (
     quantize_dynamic,
     quantize_qat,
     swap_module,
+)
+from zeropoint.quantization.stubs import (
+    DeQuantStub,
+    QuantStub,
+    QuantWrapper,
 )
 
 __all__ = [

@@ -133,7 +133,12 @@ def get_static_quant_module_class(
 
 def get_default_qconfig_propagation_list() -> set[type]:
     """The types that prepare observes."""
-    return set(DEFAULT_STATIC_QUANT_MODULE_MAPPINGS) | set(DEFAULT_QAT_MODULE_MAPPINGS.values()) | {nn.Sequential} | set(DEFAULT_MODULE_TO_ACT_POST_PROCESS)
+    return (
+        set(DEFAULT_STATIC_QUANT_MODULE_MAPPINGS)
+        | set(DEFAULT_QAT_MODULE_MAPPINGS.values())
+        | {nn.Sequential}
+        | set(DEFAULT_MODULE_TO_ACT_POST_PROCESS)
+    )
 
 
 def no_observer_set() -> set[type]:

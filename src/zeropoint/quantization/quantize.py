@@ -422,7 +422,12 @@ def quantize_dynamic(
     names = dict(model.named_modules())
     for key, qconfig in qconfig_spec.items():
         wanted = type(names[key]) if key in names else key
-        if qconfig is not None and isinstance(wanted, type) and wanted not in table and (key in names and not any(names[key].children()) or key not in names):
+        if (
+            qconfig is not None
+            and isinstance(wanted, type)
+            and wanted not in table
+            and ((key in names and not any(names[key].children())) or key not in names)
+        ):
             raise QuantizationError(
                 f"quantize_dynamic: {wanted.__name__} has no dynamic form; there are: {', '.join(t.__name__ for t in table)}"
             )

@@ -27,7 +27,7 @@ class Conv2d(nn.Conv2d):
         dilation: Any = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Any = "zeros",
         qconfig: Any = None,
         device: Any = None,
         dtype: Any = None,
@@ -45,7 +45,7 @@ class Conv2d(nn.Conv2d):
     def from_float(cls, mod: Any, use_precomputed_fake_quant: bool = False) -> Conv2d:
         """From a float module (or its fused form) with a qconfig; shares its parameters."""
         check_float_module(cls, mod, cls._FLOAT_MODULE)
-        conv = mod[0] if isinstance(mod, nn.Sequential) else mod
+        conv: Any = mod[0] if isinstance(mod, nn.Sequential) else mod
         result = cls(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,
             conv.bias is not None, conv.padding_mode, mod.qconfig,
@@ -55,10 +55,11 @@ class Conv2d(nn.Conv2d):
 
     def to_float(self) -> nn.Module:
         """A float Conv2d with these parameters."""
-        conv = nn.Conv2d(
+        make: Any = nn.Conv2d
+        conv: nn.Conv2d = make(
             self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation, self.groups,
             self.bias is not None, self.padding_mode,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
         conv.weight = nn.Parameter(self.weight.detach())
         if self.bias is not None:
             conv.bias = nn.Parameter(self.bias.detach())

@@ -21,7 +21,9 @@ def require_qconfig(name: str, qconfig: Any) -> Any:
 
 def check_float_module(cls: type, mod: nn.Module, accepted: type) -> None:
     if type(mod) is not accepted:
-        raise QuantizationError(f"{cls.__name__}.from_float only works for {accepted.__name__}, got {type(mod).__name__}")
+        raise QuantizationError(
+            f"{cls.__name__}.from_float only works for {accepted.__name__}, got {type(mod).__name__}"
+        )
     require_qconfig(f"{cls.__name__}.from_float", getattr(mod, "qconfig", None))
 
 
@@ -50,7 +52,7 @@ class Linear(nn.Linear):
     def from_float(cls, mod: Any, use_precomputed_fake_quant: bool = False) -> Linear:
         """From a float module (or its fused form) with a qconfig; shares its parameters."""
         check_float_module(cls, mod, cls._FLOAT_MODULE)
-        linear = mod[0] if isinstance(mod, nn.Sequential) else mod
+        linear: Any = mod[0] if isinstance(mod, nn.Sequential) else mod
         result = cls(linear.in_features, linear.out_features, linear.bias is not None, mod.qconfig)
         result.weight, result.bias = linear.weight, linear.bias
         return result.train(mod.training)

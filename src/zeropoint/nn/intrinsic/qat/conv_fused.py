@@ -22,7 +22,7 @@ __all__ = ["ConvBn2d", "ConvBnReLU2d", "ConvReLU2d", "freeze_bn_stats", "update_
 class ConvReLU2d(Conv2d):
     """Fake-quantized Conv2d, then the fused activation (ReLU or ReLU6)."""
 
-    _FLOAT_MODULE = nni.ConvReLU2d
+    _FLOAT_MODULE: type = nni.ConvReLU2d
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class ConvReLU2d(Conv2d):
         dilation: Any = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Any = "zeros",
         qconfig: Any = None,
     ) -> None:
         super().__init__(
@@ -59,7 +59,7 @@ class ConvBn2d(Conv2d):
     it will have after conversion.
     """
 
-    _FLOAT_MODULE = nni.ConvBn2d
+    _FLOAT_MODULE: type = nni.ConvBn2d
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class ConvBn2d(Conv2d):
         dilation: Any = 1,
         groups: int = 1,
         bias: Any = None,
-        padding_mode: str = "zeros",
+        padding_mode: Any = "zeros",
         eps: float = 1e-05,
         momentum: float = 0.1,
         freeze_bn: bool = False,
@@ -153,7 +153,7 @@ class ConvBn2d(Conv2d):
 class ConvBnReLU2d(ConvBn2d):
     """:class:`ConvBn2d`, then the fused activation (ReLU or ReLU6)."""
 
-    _FLOAT_MODULE = nni.ConvBnReLU2d
+    _FLOAT_MODULE: type = nni.ConvBnReLU2d
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -16,7 +16,7 @@ __all__ = ["LinearReLU"]
 class LinearReLU(Linear):
     """Fake-quantized Linear, then the fused activation (ReLU or ReLU6)."""
 
-    _FLOAT_MODULE = nni.LinearReLU
+    _FLOAT_MODULE: type = nni.LinearReLU
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, qconfig: Any = None) -> None:
         super().__init__(in_features, out_features, bias, qconfig)

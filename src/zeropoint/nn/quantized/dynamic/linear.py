@@ -68,7 +68,9 @@ class Linear(StaticLinear):
     def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Linear:
         """From a float Linear (or LinearReLU, or QAT Linear) with a qconfig; needs no calibration."""
         if not isinstance(mod, (nn.Linear, nni.LinearReLU, nnqat.Linear)):
-            raise QuantizationError(f"dynamic Linear.from_float works for Linear and LinearReLU, got {type(mod).__name__}")
+            raise QuantizationError(
+                f"dynamic Linear.from_float works for Linear and LinearReLU, got {type(mod).__name__}"
+            )
         linear: Any = mod[0] if isinstance(mod, nni.LinearReLU) else mod
         result = cls(linear.in_features, linear.out_features, linear.bias is not None)
         result.set_weight_bias(quantize_weight(linear.weight, weight_observer(mod, linear)), linear.bias)

@@ -61,7 +61,7 @@ class BatchNorm2d(QuantizedOutput):
             magnitude = torch.where(factor == 0, 1.0, factor.abs()).float()
             packed = ops.conv2d_pack(sign, None, (1, 1), self.num_features)
             self._prepared, self._prepared_for = (sign, packed, magnitude, offset), key
-        return self._prepared  # type: ignore[return-value]
+        return self._prepared
 
     def forward(self, input: QTensor) -> QTensor:
         if not self._calibrated:
@@ -70,7 +70,9 @@ class BatchNorm2d(QuantizedOutput):
         data = x._data
         if data.dim() != 4 or data.shape[1] != self.num_features:
             name = self._qualified_name or type(self).__name__
-            raise QuantizationError(f"{name}: the input must be [N, {self.num_features}, H, W], got {tuple(data.shape)}")
+            raise QuantizationError(
+                f"{name}: the input must be [N, {self.num_features}, H, W], got {tuple(data.shape)}"
+            )
         sign, packed, magnitude, offset = self._affine()
         dtype = self._output_dtype
         low, high = self._zero_point if self._relu else dtype.quant_min, dtype.quant_max
@@ -88,7 +90,9 @@ class BatchNorm2d(QuantizedOutput):
         """From a prepared BatchNorm2d (or BNReLU2d) in eval mode."""
         bn: Any = mod[0] if isinstance(mod, nni.BNReLU2d) else mod
         if bn.running_mean is None:
-            raise QuantizationError("BatchNorm2d.from_float: the batch norm needs running statistics (track_running_stats=True)")
+            raise QuantizationError(
+                "BatchNorm2d.from_float: the batch norm needs running statistics (track_running_stats=True)"
+            )
         result = cls(bn.num_features, bn.eps, bn.momentum)
         with torch.no_grad():
             if bn.affine:
