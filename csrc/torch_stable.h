@@ -88,6 +88,9 @@ inline Tensor to_channels_last(const Tensor& t) {
   return is_channels_last(t) ? t : torch::stable::contiguous(t, torch::headeronly::MemoryFormat::ChannelsLast);
 }
 
+// Asking costs nothing, torch::stable::contiguous a trip through the dispatcher.
+inline Tensor to_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
 // Elementwise operators keep a gapless layout (contiguous or NHWC) and make anything else contiguous.
 inline Tensor dense(const Tensor& t) {
   return t.is_contiguous() || is_channels_last(t) ? t : torch::stable::contiguous(t);
@@ -104,7 +107,7 @@ inline bool same_layout(const Tensor& a, const Tensor& b) {
 
 // Per-thread memory that only grows: steady state allocates nothing but outputs. Slots keep the uses of
 // one call apart; the calling thread also works in parallel_for.
-enum class Scratch { kWorker, kEpilogue, kInput, kCount };
+enum class Scratch { kWorker, kEpilogue, kColumns, kInput, kCount };
 inline uint8_t* scratch(Scratch slot, size_t size) {
   static thread_local std::vector<uint8_t> buffers[static_cast<int>(Scratch::kCount)];
   auto& buffer = buffers[static_cast<int>(slot)];

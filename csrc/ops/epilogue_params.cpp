@@ -1,8 +1,19 @@
 #include "epilogue_params.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace zeropoint {
+namespace {
+
+int32_t magnitude_bits(float x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits & 0x7FFFFFFF;
+}
+
+}  // namespace
 
 void check_qparams(const char* what, const char* name, double scale, int64_t zero_point, ScalarType dtype) {
   const float s = static_cast<float>(scale);
@@ -59,32 +70,42 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
   const auto* scales = static_cast<const float*>(w_scale.data_ptr());
   const int64_t scale_step = w_scale.numel() == 1 ? 0 : 1;
   const float* biases = bias ? static_cast<const float*>(bias->data_ptr()) : nullptr;
-  bool finite = true;
+  // First by column, in loops that vectorise; the columns past n of the last panel stay 0.
+  auto* by_column = reinterpret_cast<int32_t*>(scratch(Scratch::kColumns, static_cast<size_t>(per_group) * 12));
+  auto* column_mult = reinterpret_cast<float*>(by_column + per_group);
+  auto* column_bias = column_mult + per_group;
+  int32_t largest = 0;  // of the floats' magnitude bits, which order like the floats: inf and NaN are on top
   for (int64_t group = 0; group < h.groups; ++group) {
+    std::memset(by_column, 0, static_cast<size_t>(per_group) * 12);
+    const int64_t c = group * h.n;
+    for (int64_t i = 0; i < h.n; ++i) {
+      // Wraps with the accumulator; their sum is the exact product (numerics.md).
+      by_column[i] = static_cast<int32_t>(-static_cast<uint32_t>(x_zero_point) * static_cast<uint32_t>(sums[c + i]));
+      column_mult[i] = static_cast<float>(ratio * static_cast<double>(scales[(c + i) * scale_step]));
+      largest = std::max(largest, magnitude_bits(column_mult[i]));
+    }
+    if (biases)
+      for (int64_t i = 0; i < h.n; ++i) {
+        column_bias[i] = static_cast<float>(static_cast<double>(biases[c + i]) * inverse);
+        largest = std::max(largest, magnitude_bits(column_bias[i]));
+      }
+    // Then to panel order: a vector's lanes are runs of four columns.
     int64_t slot = group * per_group;
     for (int64_t first = 0; first < h.n;) {
       const bool depthwise = h.kind == PackKind::kDepthwise;
       const int64_t lanes = depthwise && h.tail_lanes && first >= full_block_channels(h) ? h.tail_lanes : h.lanes;
       const int64_t vectors = depthwise ? 4 : vectors_of_panel(h.n - first, h.lanes, h.panel_vectors);
       for (int64_t v = 0; v < vectors; ++v)
-        for (int64_t lane = 0; lane < lanes; ++lane, ++slot) {
+        for (int64_t lane = 0; lane < lanes; lane += 4, slot += 4) {
           const int64_t column = first + panel_column(v, lane, vectors);
-          if (column >= h.n) {
-            init[slot] = 0;
-            mult[slot] = offset[slot] = 0;
-            continue;
-          }
-          const int64_t c = group * h.n + column;
-          // Wraps with the accumulator; their sum is the exact product (numerics.md).
-          init[slot] = static_cast<int32_t>(-static_cast<uint32_t>(x_zero_point) * static_cast<uint32_t>(sums[c]));
-          mult[slot] = static_cast<float>(ratio * static_cast<double>(scales[c * scale_step]));
-          offset[slot] = biases ? static_cast<float>(static_cast<double>(biases[c]) * inverse) : 0.0f;
-          finite = finite && std::isfinite(mult[slot]) && std::isfinite(offset[slot]);
+          std::memcpy(init + slot, by_column + column, 16);
+          std::memcpy(mult + slot, column_mult + column, 16);
+          std::memcpy(offset + slot, column_bias + column, 16);
         }
       first += vectors * lanes;
     }
   }
-  ZP_REQUIRE(finite,
+  ZP_REQUIRE(largest < 0x7F800000,
              std::string(what) +
                  ": x_scale * w_scale / y_scale or bias / y_scale is not finite in float32 for some output channel");
 

@@ -49,7 +49,7 @@ Tensor linear(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
                                      " features in its last dimension, the weight expects " + std::to_string(h.kc));
   ZP_REQUIRE(weight.dim() == 2 && weight.size(0) == h.n && weight.size(1) == h.kc,
              "linear: weight and packed disagree in shape");
-  x = torch::stable::contiguous(x);
+  x = to_contiguous(x);
   std::vector<int64_t> sizes = sizes_of(x);
   sizes.back() = h.n;
   const int64_t m = x.numel() / h.kc;
@@ -65,7 +65,7 @@ Tensor linear(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
   if (residual) {
     ZP_REQUIRE(is_byte(*residual) && sizes_of(*residual) == sizes,
                "linear: residual must be 8 bit with the output's shape");
-    tail.residual = torch::stable::contiguous(*residual);
+    tail.residual = to_contiguous(*residual);
   }
   if (m == 0 || h.n == 0) return out;
 

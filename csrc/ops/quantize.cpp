@@ -81,7 +81,7 @@ Tensor quantize_per_channel(Tensor x, Tensor scales, Tensor zero_points, int64_t
                             int64_t quant_max, ScalarType dtype) {
   ZP_REQUIRE(x.scalar_type() == ScalarType::Float, "quantize_per_channel: x must be float32");
   const ChannelView v = channel_view("quantize_per_channel", x, scales, zero_points, axis);
-  x = torch::stable::contiguous(x);
+  x = to_contiguous(x);
   Tensor wide = empty_contiguous(sizes_of(x), ScalarType::Int);
   std::vector<float> inverse(static_cast<size_t>(v.channels));
   const auto* s = static_cast<const float*>(scales.data_ptr());
@@ -105,7 +105,7 @@ Tensor dequantize_per_channel(Tensor q, Tensor scales, Tensor zero_points, int64
   const ScalarType dtype = q.scalar_type();
   ZP_REQUIRE(is_byte(q) || dtype == ScalarType::Int, "dequantize_per_channel: q must be uint8, int8 or int32");
   const ChannelView v = channel_view("dequantize_per_channel", q, scales, zero_points, axis);
-  q = torch::stable::contiguous(q);
+  q = to_contiguous(q);
   Tensor out = empty_contiguous(sizes_of(q), ScalarType::Float);
   auto* target = static_cast<float*>(out.data_ptr());
   const auto* s = static_cast<const float*>(scales.data_ptr());
