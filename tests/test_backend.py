@@ -71,3 +71,15 @@ def test_modules_pack_again_for_another_instruction_set():
         with zp.backend.use_isa(isa):
             results.append(linear(x))
     assert all(torch.equal(r, results[0]) for r in results)
+
+
+def test_nan_and_infinities_are_counted_when_asked():
+    x = torch.tensor([1.0, float("nan"), float("inf"), -float("inf"), float("nan"), float("nan")])
+    zp.backend.reset_bad_values()
+    zp.quantize_per_tensor(x, 0.1, 3, zp.quint8)
+    assert zp.backend.bad_values() == {"nan": 0, "inf": 0}
+    with zp.backend.check_values():
+        zp.quantize_per_tensor(x, 0.1, 3, zp.quint8)
+        zp.nn.quantized.Quantize(0.1, 3, zp.quint8)(x)
+    assert zp.backend.bad_values() == {"nan": 6, "inf": 4}
+    zp.backend.reset_bad_values()

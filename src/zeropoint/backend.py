@@ -19,11 +19,15 @@ from zeropoint.errors import QuantizationError
 
 __all__ = [
     "available_isas",
+    "bad_values",
+    "check_values",
     "count_fallback",
     "fallbacks",
     "isa",
     "layout_id",
     "native",
+    "note_values",
+    "reset_bad_values",
     "reset_fallbacks",
     "strict",
     "threads",
@@ -32,7 +36,9 @@ __all__ = [
 
 _REFERENCE = "reference"
 _fallbacks: Counter[str] = Counter()
+_bad_values: Counter[str] = Counter()
 _strict = False
+_checking = False
 _layout = 0
 
 
@@ -122,6 +128,36 @@ def strict() -> Iterator[None]:
         yield
     finally:
         _strict = before
+
+
+@contextmanager
+def check_values() -> Iterator[None]:
+    """Inside the block every quantization counts the NaN and infinite values it meets (``bad_values()``).
+
+    Off by default: it costs a pass over the input.
+    """
+    global _checking
+    before, _checking = _checking, True
+    try:
+        yield
+    finally:
+        _checking = before
+
+
+def note_values(x: torch.Tensor) -> None:
+    """Counts the NaN and infinities of a float tensor that is about to be quantized, if checks are on."""
+    if _checking:
+        _bad_values["nan"] += int(torch.isnan(x).sum())
+        _bad_values["inf"] += int(torch.isinf(x).sum())
+
+
+def bad_values() -> dict[str, int]:
+    """NaN and infinite values met inside :func:`check_values`; NaN became real 0, infinities saturated."""
+    return {kind: _bad_values[kind] for kind in ("nan", "inf")}
+
+
+def reset_bad_values() -> None:
+    _bad_values.clear()
 
 
 def check_environment() -> None:

@@ -77,5 +77,79 @@ def test_wrong_use():
         quantize_dynamic(model(), dtype=torch.float16)
     with pytest.raises(QuantizationError, match=r"must be float \[..., 32\]"):
         quantize_dynamic(model(), dtype=qint8)[0](torch.randn(2, 31))
-    with pytest.warns(UserWarning, match="stay float: 0"):
-        quantize_dynamic(nn.Sequential(nn.LSTM(3, 4)))
+
+
+LAYERS = {
+    "LSTM": lambda **k: nn.LSTM(10, 16, **k),
+    "GRU": lambda **k: nn.GRU(10, 16, **k),
+    "RNN": lambda **k: nn.RNN(10, 16, **k),
+    "RNN relu": lambda **k: nn.RNN(10, 16, nonlinearity="relu", **k),
+}
+
+
+def finals(state):
+    return state if isinstance(state, tuple) else (state,)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "options", [{}, {"num_layers": 2, "bidirectional": True}, {"batch_first": True, "bias": False}]
+)
+def test_recurrent_layers(name, options):
+    torch.manual_seed(0)
+    layer = LAYERS[name](**options).eval()
+    quantized = quantize_dynamic(nn.Sequential(layer), {type(layer): per_channel_dynamic_qconfig})[0]
+    assert type(quantized) is getattr(nnqd, type(layer).__name__)
+    x = torch.randn(7, 3, 10)
+    (expected, state), (actual, other) = layer(x), quantized(x)
+    assert actual.shape == expected.shape
+    assert sqnr(expected, actual) > 28
+    for a, b in zip(finals(state), finals(other), strict=True):
+        assert a.shape == b.shape
+        assert sqnr(a, b) > 28
+    start = tuple(torch.randn(s.shape) for s in finals(state))
+    start = start if len(start) == 2 else start[0]
+    assert sqnr(layer(x, start)[0], quantized(x, start)[0]) > 28
+    assert sqnr(layer(x[:, 0])[0], quantized(x[:, 0])[0]) > 28  # no batch
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("sort", [True, False])
+def test_packed_sequences(name, sort):
+    torch.manual_seed(0)
+    layer = LAYERS[name](num_layers=2, bidirectional=True).eval()
+    quantized = quantize_dynamic(nn.Sequential(layer), {type(layer): per_channel_dynamic_qconfig})[0]
+    lengths = [7, 4, 2] if sort else [2, 7, 4]
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(7, 3, 10), lengths, enforce_sorted=sort)
+    (expected, state), (actual, other) = layer(packed), quantized(packed)
+    assert torch.equal(actual.batch_sizes, expected.batch_sizes)
+    assert sqnr(expected.data, actual.data) > 28
+    assert all(sqnr(a, b) > 28 for a, b in zip(finals(state), finals(other), strict=True))
+
+
+@pytest.mark.parametrize("cls", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_cells(cls):
+    torch.manual_seed(0)
+    cell = cls(10, 16).eval()
+    quantized = quantize_dynamic(nn.Sequential(cell), {cls: per_channel_dynamic_qconfig})[0]
+    x = torch.randn(5, 10)
+    for arguments in ((x,), (x, tuple(torch.randn(5, 16) for _ in "hc") if cls is nn.LSTMCell else torch.randn(5, 16))):
+        for a, b in zip(finals(cell(*arguments)), finals(quantized(*arguments)), strict=True):
+            assert sqnr(a, b) > 28
+    with pytest.raises(QuantizationError, match="state must have shape"):
+        quantized(x, (torch.zeros(4, 16),) * 2 if cls is nn.LSTMCell else torch.zeros(4, 16))
+
+
+def test_recurrent_state_copy_and_default():
+    net, x = nn.Sequential(nn.LSTM(10, 16)), torch.randn(4, 2, 10)
+    quantized = quantize_dynamic(net)
+    expected = quantized(x)[0]
+    assert torch.equal(copy.deepcopy(quantized)(x)[0], expected)
+    fresh = quantize_dynamic(nn.Sequential(nn.LSTM(10, 16)))
+    fresh.load_state_dict(quantized.state_dict())
+    assert torch.equal(fresh(x)[0], expected)
+    assert "DynamicQuantizedLSTM" in repr(quantized)
+    with pytest.raises(QuantizationError, match="10 features"):
+        quantized(torch.randn(4, 2, 9))
+    with pytest.raises(QuantizationError, match="projections"):
+        quantize_dynamic(nn.Sequential(nn.LSTM(10, 16, proj_size=4)))

@@ -383,8 +383,8 @@ def quantize_qat(model: nn.Module, run_fn: Callable[..., Any], run_args: Any, in
     return convert(model, inplace=True)
 
 
-# Types that torch quantizes dynamically and zeropoint not yet: left float, but never silently.
-_DYNAMIC_LATER = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+# What quantize_dynamic takes by default.
+_DYNAMIC = (nn.Linear, nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 
 
 def quantize_dynamic(
@@ -397,11 +397,10 @@ def quantize_dynamic(
     """int8 weights, activations quantized at run time to each input's range; no calibration.
 
     Args:
-        qconfig_spec: set of module types or names, or a dict of those to qconfigs; by default every Linear.
+        qconfig_spec: set of module types or names, or a dict of those to qconfigs; by default every
+            Linear, LSTM, GRU, RNN and cell.
         dtype: qint8.
         mapping: float type to dynamic type, by default :func:`get_default_dynamic_quant_module_mappings`.
-
-    Warns with the names of recurrent layers that stay float.
 
     Raises:
         QuantizationError: another dtype, or a requested type that has no dynamic form.
@@ -410,13 +409,7 @@ def quantize_dynamic(
     if not is_qdtype(dtype) or as_qdtype(dtype) != qint8:
         raise QuantizationError(f"quantize_dynamic: dtype must be qint8, got {dtype!r}")
     if qconfig_spec is None:
-        waiting = [name for name, m in model.named_modules() if isinstance(m, _DYNAMIC_LATER)]
-        if waiting:
-            warnings.warn(
-                f"quantize_dynamic: recurrent layers have no dynamic form yet and stay float: {', '.join(waiting)}",
-                stacklevel=2,
-            )
-        qconfig_spec = {nn.Linear: default_dynamic_qconfig}
+        qconfig_spec = dict.fromkeys(_DYNAMIC, default_dynamic_qconfig)
     elif not isinstance(qconfig_spec, dict):
         qconfig_spec = dict.fromkeys(qconfig_spec, default_dynamic_qconfig)
     names = dict(model.named_modules())

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from zeropoint import ops
+from zeropoint import backend, ops
 from zeropoint._reference.quantize import f32
 from zeropoint.errors import QuantizationError
 from zeropoint.tensor import _functions
@@ -274,7 +274,9 @@ def _check_float(operation: str, x: torch.Tensor) -> torch.Tensor:
         raise QuantizationError(
             f"{operation}: the input must be a float32, float64, float16 or bfloat16 tensor, got {getattr(x, 'dtype', type(x).__name__)}"
         )
-    return x.detach().float()
+    x = x.detach().float()
+    backend.note_values(x)
+    return x
 
 
 _KERNEL_DTYPES = (quint8, qint8, qint32)

@@ -1,5 +1,6 @@
 """int8 weights, float activations quantized as they come (``torch.nn.quantized.dynamic`` by name)."""
 
 from zeropoint.nn.quantized.dynamic.linear import Linear
+from zeropoint.nn.quantized.dynamic.rnn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
-__all__ = ["Linear"]
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "Linear", "RNNCell"]

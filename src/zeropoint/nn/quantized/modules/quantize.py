@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zeropoint import ops
+from zeropoint import backend, ops
 from zeropoint.errors import QuantizationError, UncalibratedError
 from zeropoint.nn.quantized.modules.weighted import observed_qparams
 from zeropoint.tensor import QTensor, as_qdtype, check_scale, check_zero_point
@@ -56,8 +56,11 @@ class Quantize(nn.Module):
             raise QuantizationError(
                 f"{self._qualified_name or 'Quantize'}: the input must be a float tensor, got {X.dtype}"
             )
+        X = X.detach().float()
+        if not torch.compiler.is_compiling():
+            backend.note_values(X)
         return QTensor(
-            ops.quantize_per_tensor(X.detach().float(), scale, zero_point, self.dtype.storage),
+            ops.quantize_per_tensor(X, scale, zero_point, self.dtype.storage),
             scale,
             zero_point,
             self.dtype,
