@@ -10,8 +10,7 @@
 
 namespace zeropoint {
 
-constexpr int kMaxRows = 6;       // rows of the GEMM register tile
-constexpr int kPanelVectors = 4;  // vectors across a full panel of packed B
+constexpr int kMaxRows = 6;  // rows of the GEMM register tile
 
 // out = clamp(round_half_even(float(acc) * mult[c] + bias[c]) + zero_point), then optionally the
 // residual addition and the 256-entry table, in that order. Arrays are in panel order (pack.h).
@@ -93,7 +92,7 @@ struct KernelTable {
   const char* name;
   int32_t lanes;          // int32 lanes of a vector
   int32_t k_per_lane;     // values of K in one 32-bit lane: 4 (u8) or 2 (widened to s16)
-  int32_t panel_vectors;  // vectors across a full panel, <= kPanelVectors
+  int32_t panel_vectors;  // vectors across a full panel of packed B
   int32_t half_lanes;     // lanes of the half-width vectors for a short last block of channels, 0: none
   size_t (*igemm_scratch)(const IgemmParams&);
   void (*igemm)(const IgemmParams&, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch);

@@ -10,13 +10,12 @@ void run_igemm(const KernelTable& table, const IgemmParams& p, int64_t m) {
   const int64_t k = p.taps * p.kc;
   const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
   const size_t scratch_bytes = table.igemm_scratch(p);
-  // Few rows: each thread takes panels, so that each weight is read by one thread only. Many rows: each
-  // thread takes rows, so that each pointer block and each activation is read by one thread only.
-  const bool by_panels = panels >= threads && m < 2 * threads * kMaxRows * 4 && panels % threads == 0;
-  const bool by_panels_only = m <= kMaxRows;
+  // Few rows: each thread takes panels, so that each weight is read by one thread only. Many rows, or panels
+  // that cannot be shared evenly: each thread takes rows, so that each activation is read by one thread only.
+  const bool by_panels = m <= kMaxRows || (m < 8 * threads * kMaxRows && panels % threads == 0);
   if (threads == 1) {
     table.igemm(p, 0, m, 0, panels, scratch(Scratch::kWorker, scratch_bytes));
-  } else if (by_panels || by_panels_only) {
+  } else if (by_panels) {
     parallel(panels, m * k * panel_cols / 32, [&](int64_t begin, int64_t end) {
       table.igemm(p, 0, m, begin, end, scratch(Scratch::kWorker, scratch_bytes));
     });

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -58,7 +61,7 @@ def test_every_computing_operator_is_checked():
     assert set(CASES) | {"linear_pack", "conv2d_pack"} == set(ops.__all__)
 
 
-def test_export():
+def converted():
     model = QuantWrapper(
         nn.Sequential(
             nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
@@ -68,10 +71,36 @@ def test_export():
     prepared = prepare(model)
     example = torch.randn(4, 3, 12, 12)
     prepared(example)
-    quantized = convert(prepared)
+    return convert(prepared), example
+
+
+def test_export():
+    quantized, example = converted()
     batch = torch.export.Dim("batch", min=2, max=64)
     program = torch.export.export(quantized, (example,), dynamic_shapes=({0: batch},))
     for n in (4, 7):
         inputs = torch.randn(n, 3, 12, 12)
         assert torch.equal(program.module()(inputs), quantized(inputs))
     assert any("zeropoint.conv2d" in str(node.target) for node in program.graph.nodes)
+
+
+_COMPILE = """
+import torch
+from torch import nn
+from zeropoint.quantization import QuantWrapper, convert, get_default_qconfig, prepare
+torch.manual_seed(0)
+model = QuantWrapper(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(200, 4))).eval()
+model.qconfig = get_default_qconfig()
+prepared = prepare(model)
+x = torch.randn(4, 3, 12, 12)
+prepared(x)
+quantized = convert(prepared)
+compiled = torch.compile(quantized, fullgraph=True, backend="aot_eager")
+assert torch.equal(compiled(x), quantized(x))
+"""
+
+
+def test_compile_without_graph_breaks():
+    # In a process of its own: under pytest torch writes its debug log, which cannot print our dtypes.
+    process = subprocess.run([sys.executable, "-c", _COMPILE], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr

@@ -7,8 +7,6 @@ their name, and never touched as attributes, so nothing breaks when torch drops 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -36,14 +34,21 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class QDtype:
-    """A quantized dtype: ``bits`` wide integers in ``[quant_min, quant_max]``, kept in ``storage``."""
+class QDtype(enum.Enum):
+    """A quantized dtype: ``bits`` wide integers in ``[quant_min, quant_max]``, kept in ``storage``.
 
-    name: str
-    bits: int
-    signed: bool
-    storage: torch.dtype
+    An enumeration, because torch.compile knows how to hold its members as constants.
+    """
+
+    quint8 = ("quint8", 8, False, torch.uint8)
+    qint8 = ("qint8", 8, True, torch.int8)
+    qint32 = ("qint32", 32, True, torch.int32)
+    quint4x2 = ("quint4x2", 4, False, torch.uint8)
+    quint2x4 = ("quint2x4", 2, False, torch.uint8)
+    qint4 = ("qint4", 4, True, torch.int8)
+
+    def __init__(self, label: str, bits: int, signed: bool, storage: torch.dtype) -> None:
+        self.bits, self.signed, self.storage = bits, signed, storage
 
     @property
     def quant_min(self) -> int:
@@ -64,17 +69,15 @@ class QDtype:
     def __repr__(self) -> str:
         return f"zeropoint.{self.name}"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return as_qdtype, (self.name,)
+    __str__ = __repr__
 
 
-quint8 = QDtype("quint8", 8, False, torch.uint8)
-qint8 = QDtype("qint8", 8, True, torch.int8)
-qint32 = QDtype("qint32", 32, True, torch.int32)
-quint4x2 = QDtype("quint4x2", 4, False, torch.uint8)
-quint2x4 = QDtype("quint2x4", 2, False, torch.uint8)
-qint4 = QDtype("qint4", 4, True, torch.int8)
-_DTYPES = {d.name: d for d in (quint8, qint8, qint32, quint4x2, quint2x4, qint4)}
+quint8 = QDtype.quint8
+qint8 = QDtype.qint8
+qint32 = QDtype.qint32
+quint4x2 = QDtype.quint4x2
+quint2x4 = QDtype.quint2x4
+qint4 = QDtype.qint4
 
 
 class QScheme(enum.Enum):
@@ -105,7 +108,7 @@ def _token(value: object) -> str:
 
 def is_qdtype(dtype: object) -> bool:
     """Whether ``dtype`` is one of ours or torch's token of the same name."""
-    return isinstance(dtype, QDtype) or (isinstance(dtype, (str, torch.dtype)) and _token(dtype) in _DTYPES)
+    return isinstance(dtype, QDtype) or (isinstance(dtype, (str, torch.dtype)) and _token(dtype) in QDtype.__members__)
 
 
 def as_qdtype(dtype: object) -> QDtype:
@@ -117,8 +120,8 @@ def as_qdtype(dtype: object) -> QDtype:
     if isinstance(dtype, QDtype):
         return dtype
     if is_qdtype(dtype):
-        return _DTYPES[_token(dtype)]
-    raise QuantizationError(f"dtype must be one of {', '.join(map(repr, _DTYPES.values()))}, got {dtype!r}")
+        return QDtype[_token(dtype)]
+    raise QuantizationError(f"dtype must be one of {', '.join(map(repr, QDtype))}, got {dtype!r}")
 
 
 def as_qscheme(qscheme: object) -> QScheme:

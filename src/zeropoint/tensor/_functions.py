@@ -403,11 +403,6 @@ def _pad(x: Any, pad: Any, mode: str = "constant", value: float | None = None) -
     return x.with_data(F.pad(x._data.float(), pad, mode).to(x._data.dtype))
 
 
-@integer_form(torch.max, _Tensor.max, torch.amax, _Tensor.amax, torch.min, _Tensor.min, torch.amin, _Tensor.amin)
-def _extremum(*args: Any, **kwargs: Any) -> Any:
-    return NotImplemented
-
-
 def _sorted_like(function: Callable[..., Any]) -> Callable[..., Any]:
     """sort and topk order integers as they order reals."""
 
@@ -498,12 +493,7 @@ def _requires_grad_(x: Any, requires_grad: bool = True) -> Any:
     return x
 
 
-@integer_form(_Tensor.numpy, _Tensor.tolist, _Tensor.item)
-def _leave(x: Any, *args: Any, **kwargs: Any) -> Any:
-    return NotImplemented
-
-
-# Backing out of torch would mean no result at all: these are asked of every tensor and must not count.
+# Asked of every tensor by whoever prints it; not an operation that fell back.
 @integer_form(_Tensor.__repr__, _Tensor.__format__, _Tensor.__str__)
 def _text(x: Any, *args: Any, **kwargs: Any) -> str:
     return repr(x)
