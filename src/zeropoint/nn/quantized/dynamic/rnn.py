@@ -45,10 +45,8 @@ def _relu_step(from_input: torch.Tensor, from_state: torch.Tensor, state: State)
 
 
 def _dynamic_linear(weight: torch.Tensor, bias: torch.Tensor | None, qconfig: Any) -> Linear:
-    observer = qconfig.weight()
-    observer(weight.detach().float())
     result = Linear(weight.shape[1], weight.shape[0], bias is not None)
-    result.set_weight_bias(quantize_weight(weight, observer), bias)
+    result.set_weight_bias(quantize_weight(weight, qconfig.weight()), bias)
     return result
 
 

@@ -61,8 +61,7 @@ def quantize_weight(weight: torch.Tensor, observer: Any) -> QTensor:
     weight = weight.detach().float()
     if as_qdtype(observer.dtype) != qint8:
         raise QuantizationError(f"weights are quantized to qint8, the qconfig's weight observer has {observer.dtype!r}")
-    if not getattr(observer, "calibrated", True):
-        observer(weight)
+    observer(weight)  # a QAT observer that still listens takes in the final, folded weight, as torch's does
     scale, zero_point = observer.calculate_qparams()
     axis = getattr(observer, "ch_axis", -1)
     if scale.numel() == 1 and axis in (-1, None):
@@ -71,16 +70,14 @@ def quantize_weight(weight: torch.Tensor, observer: Any) -> QTensor:
 
 
 def weight_observer(mod: nn.Module, inner: nn.Module) -> Any:
-    """The weight's fake quantize of a QAT module, else a new observer from the qconfig that saw the weight."""
+    """The weight's fake quantize of a QAT module, else a new observer from the qconfig."""
     fake_quant = getattr(inner, "weight_fake_quant", None) or getattr(mod, "weight_fake_quant", None)
     if fake_quant is not None:
         return fake_quant
     qconfig = getattr(mod, "qconfig", None) or getattr(inner, "qconfig", None)
     if qconfig is None:
         raise QuantizationError(f"{type(mod).__name__}.from_float: the input float module must have qconfig defined")
-    observer = qconfig.weight()
-    observer(inner.weight.detach().float())  # type: ignore[operator]
-    return observer
+    return qconfig.weight()
 
 
 def relu_bound(mod: nn.Module) -> float | None:
