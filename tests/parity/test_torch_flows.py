@@ -1,7 +1,7 @@
 """Whole flows give torch.ao's outputs, while torch still has them.
 
-The same bits for nearly all values; the others are one step away, since FBGEMM adds the bias before it multiplies
-and rounds at another place.
+Convolutions and linear layers agree bit for bit here. Sums and average pools round at other places in torch (it
+dequantizes, adds and quantizes), so that a value at a tie may differ by one step before the last layer.
 """
 
 from __future__ import annotations
@@ -74,11 +74,17 @@ def test_static(name):
         model.qconfig = qconfig(flow, name)
         prepared = flow.prepare(model)
         prepared(inputs())
-        quantized = flow.convert(prepared)
-        outputs.append(quantized(inputs()))
-    steps = (outputs[0] - outputs[1]).abs() / quantized.fc.scale
-    assert float(steps.max()) <= 1.001
-    assert float((steps > 0.5).float().mean()) <= 0.05
+        quantized, seen = flow.convert(prepared), {}
+        for layer in ("conv", "depthwise"):
+            quantized.get_submodule(layer).register_forward_hook(
+                lambda m, i, o, layer=layer, seen=seen: seen.setdefault(layer, o.int_repr())
+            )
+        outputs.append((quantized(inputs()), seen))
+    for layer in ("conv", "depthwise"):
+        assert torch.equal(outputs[0][1][layer], outputs[1][1][layer])
+    steps = (outputs[0][0] - outputs[1][0]).abs() / quantized.fc.scale
+    assert float(steps.max()) <= 2.001
+    assert float((steps > 0.5).float().mean()) <= 0.15
 
 
 def test_quantization_aware_training():
