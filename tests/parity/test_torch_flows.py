@@ -77,7 +77,7 @@ def test_static(name):
         quantized, seen = flow.convert(prepared), {}
         for layer in ("conv", "depthwise"):
             quantized.get_submodule(layer).register_forward_hook(
-                lambda m, i, o, layer=layer, seen=seen: seen.setdefault(layer, o.int_repr())
+                lambda m, i, o, layer=layer, seen=seen: seen.update({layer: o.int_repr()})
             )
         outputs.append((quantized(inputs()), seen))
     for layer in ("conv", "depthwise"):
