@@ -19,7 +19,7 @@ from zeropoint import backend, ops
 from zeropoint._reference.quantize import f32
 from zeropoint.errors import QuantizationError
 
-__all__ = ["call", "dispatch", "integer_form"]
+__all__ = ["call", "dispatch", "int_pair", "integer_form"]
 
 _Tensor: Any = torch.Tensor
 
@@ -288,7 +288,8 @@ def _with_qparams_of(x: Any, like: Any) -> Any:
     return x if _same_qparams(x, like) else requantize(x, like._scale, like._zero_point, like._qdtype)
 
 
-def _pair(value: Any) -> list[int]:
+def int_pair(value: Any) -> list[int]:
+    """One number or two, as two: kernel sizes, strides, padding."""
     values = [int(v) for v in value] if isinstance(value, (tuple, list)) else [int(value)]
     return values * 2 if len(values) == 1 else values
 
@@ -314,11 +315,11 @@ def _max_pool2d(
 ) -> Any:
     if return_indices or not _per_tensor(x) or x._qdtype.bits != 8:
         return NotImplemented
-    kernel = _pair(kernel_size)
+    kernel = int_pair(kernel_size)
     return _batched(
         x,
         lambda data: ops.max_pool2d(
-            data, kernel, _pair(stride) if stride else kernel, _pair(padding), _pair(dilation), ceil_mode
+            data, kernel, int_pair(stride) if stride else kernel, int_pair(padding), int_pair(dilation), ceil_mode
         ),
     )
 
@@ -335,15 +336,15 @@ def _avg_pool2d(
 ) -> Any:
     if not _per_tensor(x) or x._qdtype.bits != 8:
         return NotImplemented
-    kernel = _pair(kernel_size)
+    kernel = int_pair(kernel_size)
     return _batched(
         x,
         lambda data: ops.avg_pool2d(
             data,
             x._zero_point,
             kernel,
-            _pair(stride) if stride else kernel,
-            _pair(padding),
+            int_pair(stride) if stride else kernel,
+            int_pair(padding),
             ceil_mode,
             count_include_pad,
             divisor_override,

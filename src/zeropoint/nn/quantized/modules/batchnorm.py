@@ -30,14 +30,12 @@ class BatchNorm2d(QuantizedOutput):
     running_mean: torch.Tensor
     running_var: torch.Tensor
     num_batches_tracked: torch.Tensor
-    _relu = False
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, device: Any = None, dtype: Any = None
     ) -> None:
         super().__init__()
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.relu_max: float | None = None
         for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
             self.register_buffer(name, torch.full((num_features,), value))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
@@ -75,10 +73,7 @@ class BatchNorm2d(QuantizedOutput):
             )
         sign, packed, magnitude, offset = self._affine()
         dtype = self._output_dtype
-        low, high = self._zero_point if self._relu else dtype.quant_min, dtype.quant_max
-        if self.relu_max is not None:
-            bound = torch.tensor([self.relu_max])
-            high = int(ops.quantize_per_tensor(bound, self._scale, self._zero_point, dtype.storage))
+        low, high = self._clamp()
         result = ops.conv2d(
             data, sign, packed, magnitude, None, offset, (1, 1), (0, 0), (1, 1), self.num_features, x._scale, x._zero_point,
             self._scale, self._zero_point, low, high, dtype.storage,
@@ -113,19 +108,6 @@ class BatchNorm2d(QuantizedOutput):
                 getattr(result, name).copy_(getattr(bn, name))
         result.scale, result.zero_point = float(output_scale), int(output_zero_point)
         return result
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.relu_max is not None:
-            destination[prefix + "relu_max"] = torch.tensor(self.relu_max)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        relu_max = state_dict.get(prefix + "relu_max")
-        self.relu_max = None if relu_max is None else float(relu_max)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def _state_names(self) -> tuple[str, ...]:
-        return ("relu_max",)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_prepared": (), "_prepared_for": ()}

@@ -95,12 +95,16 @@ class QuantizedOutput(nn.Module):
     _scale: float
     _zero_point: int
     _calibrated: bool
+    _relu = False  # whether a ReLU is fused in
 
     def __init__(self) -> None:
         super().__init__()
         self._scale, self._zero_point, self._calibrated = 1.0, 0, True
         self._output_dtype = quint8
         self._qualified_name = ""
+        self.relu_max: float | None = None  # 6.0 where the fused activation is a ReLU6
+        self._clamp_key: tuple[Any, ...] = ()
+        self._clamp_range = (0, 255)
 
     @property
     def scale(self) -> float:
@@ -136,6 +140,19 @@ class QuantizedOutput(nn.Module):
         self._zero_point = check_zero_point(type(self).__name__, zero_point, dtype)
         self._calibrated = calibrated
 
+    def _clamp(self) -> tuple[int, int]:
+        """Integer bounds of the output: the dtype's, cut by the fused ReLU or ReLU6."""
+        key = (self._scale, self._zero_point, self._output_dtype, self.relu_max)
+        if key != self._clamp_key:
+            dtype = self._output_dtype
+            low, high = self._zero_point if self._relu else dtype.quant_min, dtype.quant_max
+            if self.relu_max is not None:
+                high = int(
+                    ops.quantize_per_tensor(torch.tensor([self.relu_max]), self._scale, self._zero_point, dtype.storage)
+                )
+            self._clamp_key, self._clamp_range = key, (low, high)
+        return self._clamp_range
+
     def _require_calibration(self) -> None:
         raise UncalibratedError(
             f"{self._qualified_name or type(self).__name__}: this {type(self).__name__} was converted without calibration and has no "
@@ -148,6 +165,8 @@ class QuantizedOutput(nn.Module):
         destination[prefix + "zero_point"] = torch.tensor(self._zero_point)
         if self._output_dtype.signed:
             destination[prefix + "output_signed"] = torch.tensor(True)
+        if self.relu_max is not None:
+            destination[prefix + "relu_max"] = torch.tensor(self.relu_max)
 
     def _load_from_state_dict(
         self,
@@ -175,7 +194,9 @@ class QuantizedOutput(nn.Module):
                 )
             except QuantizationError as error:
                 error_msgs.append(f"{prefix}scale: {error}")
-        own = ("scale", "zero_point", "output_signed")
+        relu_max = state_dict.get(prefix + "relu_max")
+        self.relu_max = None if relu_max is None else float(relu_max)
+        own = ("scale", "zero_point", "output_signed", "relu_max")
         # The keys read here must not count as unexpected: nn.Module only knows parameters and buffers.
         rest = {
             k: v for k, v in state_dict.items() if k not in {prefix + name for name in (*own, *self._state_names())}
@@ -197,13 +218,9 @@ class WeightedQuantizedModule(QuantizedOutput):
 
     _weight: QTensor
     _bias: torch.Tensor | None
-    _relu = False  # whether a ReLU is fused in
 
     def __init__(self) -> None:
         super().__init__()
-        self.relu_max: float | None = None
-        self._clamp_key: tuple[Any, ...] = ()
-        self._clamp_range = (0, 255)
         self._packed: torch.Tensor | None = None
         self._packed_layout = -1
 
@@ -260,23 +277,8 @@ class WeightedQuantizedModule(QuantizedOutput):
             self._require_calibration()
         return self.pack()
 
-    def _clamp(self) -> tuple[int, int]:
-        """Integer bounds of the output: the dtype's, cut by the fused ReLU or ReLU6."""
-        key = (self._scale, self._zero_point, self._output_dtype, self.relu_max)
-        if key != self._clamp_key:
-            dtype = self._output_dtype
-            low, high = self._zero_point if self._relu else dtype.quant_min, dtype.quant_max
-            if self.relu_max is not None:
-                high = int(
-                    ops.quantize_per_tensor(torch.tensor([self.relu_max]), self._scale, self._zero_point, dtype.storage)
-                )
-            self._clamp_key, self._clamp_range = key, (low, high)
-        return self._clamp_range
-
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.relu_max is not None:
-            destination[prefix + "relu_max"] = torch.tensor(self.relu_max)
         w = self._weight
         destination[prefix + "weight"] = w._data
         destination[prefix + "weight_scale"] = torch.tensor(w._scale) if w._axis is None else w._scale
@@ -289,7 +291,7 @@ class WeightedQuantizedModule(QuantizedOutput):
             destination[prefix + "bias"] = self._bias
 
     def _state_names(self) -> tuple[str, ...]:
-        return ("weight", "weight_scale", "weight_zero_point", "bias", "relu_max")
+        return ("weight", "weight_scale", "weight_zero_point", "bias")
 
     def _load_from_state_dict(
         self,
@@ -304,8 +306,6 @@ class WeightedQuantizedModule(QuantizedOutput):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        relu_max = state_dict.get(prefix + "relu_max")
-        self.relu_max = None if relu_max is None else float(relu_max)
         weight, bias = state_dict.get(prefix + "weight"), state_dict.get(prefix + "bias")
         if isinstance(weight, QTensor):
             loaded = weight
