@@ -163,7 +163,9 @@ def test_qfunctional(isa):
     assert torch.equal(f.add(a, b), qF.add(a, b, 0.0617, 110))
     assert torch.equal(f.mul(a, b), qF.mul(a, b, 0.0617, 110))
     within_a_step(f, f.matmul(a, b), x @ y)
-    assert zp.backend.fallbacks() == {"QFunctional.matmul": 1}
+    assert zp.backend.fallbacks() == {}
+    within_a_step(f, f.add(a, y), x + y)  # a float operand: in float, counted
+    assert zp.backend.fallbacks() == {"QFunctional.add": 1}
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -2.5, 100.0, -100.0])

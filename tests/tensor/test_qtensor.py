@@ -124,14 +124,26 @@ FLOAT = {
     "silu": (F.silu, "silu"),
     "softmax": (lambda t: torch.softmax(t, 1), "softmax"),
     "sum": (lambda t: t.sum(), "sum"),
-    "max": (lambda t: t.max(1)[0], "max"),
     "matmul": (lambda t: t @ t, "matmul"),
     "where": (lambda t: torch.where(t.dequantize() > 0, t, t), "where"),
-    "comparison": (lambda t: t > 0, "gt"),
     "half": (lambda t: t.to(torch.float16), "to"),
     "conv2d": (lambda t: F.conv2d(t, torch.ones(1, 3, 3, 3)), "conv2d"),
     "einsum": (lambda t: torch.einsum("nchw->nc", t), "einsum"),
 }
+
+
+@pytest.mark.parametrize("function", [torch.max, torch.min, lambda t: t.max(1)[0], lambda t: t.amin((1, 2)), lambda t: F.max_pool1d(t[0], 2), lambda t: F.adaptive_max_pool2d(t, 3)])
+def test_extremes_are_those_of_the_integers(q, function):
+    result = function(q)
+    assert isinstance(result, zp.QTensor)
+    assert torch.equal(result.dequantize(), function(q.dequantize()))
+    assert zp.backend.fallbacks() == {}
+
+
+@pytest.mark.parametrize("question", [lambda t: t > 0, lambda t: t == t, lambda t: t.argmax(1), lambda t: t.float(), torch.isnan])
+def test_questions_are_answered_about_the_reals(q, question):
+    assert torch.equal(question(q), question(q.dequantize()))
+    assert zp.backend.fallbacks() == {}
 
 
 @pytest.mark.parametrize("name", FLOAT)

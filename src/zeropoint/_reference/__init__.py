@@ -7,6 +7,7 @@ docs/numerics.md is written out. Native kernels are tested to equal these bit fo
 from zeropoint._reference.conv import conv2d, conv2d_pack
 from zeropoint._reference.elementwise import add, lookup, mul
 from zeropoint._reference.linear import linear, linear_pack
+from zeropoint._reference.matmul import matmul
 from zeropoint._reference.pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from zeropoint._reference.quantize import (
     dequantize_per_channel,
@@ -27,6 +28,7 @@ __all__ = [
     "linear",
     "linear_pack",
     "lookup",
+    "matmul",
     "max_pool2d",
     "mul",
     "quantize_per_channel",

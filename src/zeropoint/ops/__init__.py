@@ -31,6 +31,7 @@ conv2d_pack = torch.ops.zeropoint.conv2d_pack.default
 conv2d = torch.ops.zeropoint.conv2d.default
 add = torch.ops.zeropoint.add.default
 mul = torch.ops.zeropoint.mul.default
+matmul = torch.ops.zeropoint.matmul.default
 lookup = torch.ops.zeropoint.lookup.default
 max_pool2d = torch.ops.zeropoint.max_pool2d.default
 avg_pool2d = torch.ops.zeropoint.avg_pool2d.default

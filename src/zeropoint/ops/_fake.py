@@ -145,6 +145,23 @@ _fake("add")(_binary)
 _fake("mul")(_binary)
 
 
+@_fake("matmul")
+def _matmul(
+    a: torch.Tensor,
+    a_scale: float,
+    a_zero_point: int,
+    b: torch.Tensor,
+    b_scale: float,
+    b_zero_point: int,
+    scale: float,
+    zero_point: int,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    return torch.matmul(a.to(torch.float32), b.to(torch.float32)).to(dtype)
+
+
 @_fake("lookup")
 def _lookup(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return _like(x, table.dtype)

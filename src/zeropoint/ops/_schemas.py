@@ -32,6 +32,7 @@ SCHEMAS = {
     "conv2d": f"(Tensor x, {_WEIGHT}, int[] stride, int[] padding, int[] dilation, int groups, {_OUTPUT}) -> Tensor",
     "add": _BINARY,
     "mul": _BINARY,
+    "matmul": _BINARY,
     "lookup": "(Tensor x, Tensor table) -> Tensor",
     "max_pool2d": (
         "(Tensor x, int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool ceil_mode) -> Tensor"

@@ -15,6 +15,14 @@ from zeropoint.nn import quantized as nnq
 from zeropoint.nn.intrinsic import _FusedModule
 from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, WeightedQuantizedModule
 from zeropoint.quantization.observer import is_activation_post_process
+from zeropoint.quantization.recording import (
+    INPUT_OBSERVER,
+    finish_call_sites,
+    follow_forwards,
+    is_recording_hook,
+    quantizes,
+    set_float_input,
+)
 from zeropoint.quantization.qconfig import assert_valid_qconfig, default_dynamic_qconfig
 from zeropoint.quantization.quantization_mappings import (
     DEFAULT_MODULE_TO_ACT_POST_PROCESS,
@@ -25,7 +33,7 @@ from zeropoint.quantization.quantization_mappings import (
     no_observer_set,
 )
 from zeropoint.quantization.stubs import DeQuantStub, QuantWrapper
-from zeropoint.tensor import as_qdtype, is_qdtype, qint8
+from zeropoint.tensor import as_qdtype, is_qdtype, mark, qint8
 
 __all__ = [
     "_observer_forward_hook",
@@ -106,7 +114,11 @@ propagate_qconfig = propagate_qconfig_
 
 def _observer_forward_hook(self: nn.Module, input: Any, output: Any) -> Any:
     """Forward hook that shows a module's output to its ``activation_post_process``."""
-    return self.activation_post_process(output)  # type: ignore[operator]
+    observer: Any = self.activation_post_process
+    if not isinstance(output, torch.Tensor) or not output.is_floating_point():
+        return output  # no grid for it: integers, tuples
+    result = observer(output)
+    return mark(result) if quantizes(observer) else result
 
 
 def _observer_forward_pre_hook(self: nn.Module, input: Any) -> Any:
@@ -218,6 +230,7 @@ def prepare(
             stacklevel=2,
         )
     add_observer_(model, allow_list or white_list, observer_non_leaf_module_list, None, custom)
+    follow_forwards(model)
     return model
 
 
@@ -231,6 +244,8 @@ def _remove_observers(model: nn.Module) -> None:
         observer = getattr(module, "activation_post_process", None)
         if observer is not None and is_activation_post_process(observer):
             delattr(module, "activation_post_process")
+        if INPUT_OBSERVER in module._modules:
+            delattr(module, INPUT_OBSERVER)
         if "qconfig" in module.__dict__:
             del module.qconfig
 
@@ -254,12 +269,15 @@ def swap_module(
         new = mapping[type(mod)].from_float(mod)
     else:
         return mod
-    for pre_hook in mod._forward_pre_hooks.values():
-        if pre_hook is not _observer_forward_pre_hook:
-            new.register_forward_pre_hook(pre_hook)
-    for hook in mod._forward_hooks.values():
-        if hook is not _observer_forward_hook:
-            new.register_forward_hook(hook)
+    for key, pre_hook in mod._forward_pre_hooks.items():
+        if pre_hook is not _observer_forward_pre_hook and not is_recording_hook(pre_hook):
+            new.register_forward_pre_hook(pre_hook, with_kwargs=key in mod._forward_pre_hooks_with_kwargs)
+    for key, hook in mod._forward_hooks.items():
+        if hook is not _observer_forward_hook and not is_recording_hook(hook):
+            new.register_forward_hook(
+                hook, with_kwargs=key in mod._forward_hooks_with_kwargs, always_call=key in mod._forward_hooks_always_called
+            )
+    set_float_input(mod, new)
     device = _device_of(mod)
     if device is not None:
         new.to(device)
@@ -327,6 +345,7 @@ def convert(
         if isinstance(child, WeightedQuantizedModule):
             child.pack()  # here rather than at the first run, which may be a trace
     if remove_qconfig:
+        finish_call_sites(module, keep_frames=bool(uncalibrated))
         _remove_observers(module)
     return module
 

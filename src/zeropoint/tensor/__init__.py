@@ -20,6 +20,7 @@ from zeropoint.tensor._dtype import (
     quint4x2,
     quint8,
 )
+from zeropoint.tensor._observed import ObservedTensor, mark, unmark
 from zeropoint.tensor._pointwise import make_table, pointwise, requantize
 from zeropoint.tensor._qparams import EPS, choose_qparams, quant_range
 from zeropoint.tensor._qtensor import (
@@ -35,6 +36,7 @@ from zeropoint.tensor._qtensor import (
 
 __all__ = [
     "EPS",
+    "ObservedTensor",
     "QDtype",
     "QScheme",
     "QTensor",
@@ -50,6 +52,7 @@ __all__ = [
     "make_per_channel_quantized_tensor",
     "make_per_tensor_quantized_tensor",
     "make_table",
+    "mark",
     "per_channel_affine",
     "per_channel_affine_float_qparams",
     "per_channel_symmetric",
@@ -66,4 +69,5 @@ __all__ = [
     "quint4x2",
     "quint8",
     "requantize",
+    "unmark",
 ]

@@ -1,7 +1,10 @@
 """What torch functions do with quantized tensors.
 
-Three kinds, each a table keyed by the torch function: *movements* run on the integers and keep the
-qparams; *integer forms* compute on integers; everything else dequantizes, runs in float and is counted
+Four kinds, each a table keyed by the torch function: *movements* run on the integers and keep the qparams;
+*integer forms* compute on integers and keep them too; *questions* answer about the reals (comparisons,
+argmax); everything else needs a scale for its result. Where calibration recorded one for this call site
+(tensor/_callsite.py) the function runs in int8 if it has such a form (tensor/_site_forms.py) and else in
+float, and its result is quantized; where none is known it dequantizes. What ran in float is counted
 (``zeropoint.backend.fallbacks``).
 """
 
@@ -13,13 +16,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils._pytree import tree_any, tree_map
+from torch.utils._pytree import tree_any, tree_leaves, tree_map
 
 from zeropoint import backend, ops
 from zeropoint._reference.quantize import f32
 from zeropoint.errors import QuantizationError
+from zeropoint.tensor._callsite import canonical_name, current_frame
 
-__all__ = ["call", "dispatch", "int_pair", "integer_form"]
+__all__ = ["ATTRIBUTES", "call", "dispatch", "int_tuple", "integer_form", "keeps_qparams", "leaves_reals", "map_float_results"]
 
 _Tensor: Any = torch.Tensor
 
@@ -34,45 +38,137 @@ def _name(func: Any) -> str:
     return getattr(func, "__name__", None) or str(func)
 
 
-def _fallback(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    backend.count_fallback(_name(func))
+def _on_reals(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     to_float = lambda value: value.dequantize() if _is_q(value) else value
     return func(*tree_map(to_float, args), **tree_map(to_float, kwargs))
 
 
+def _fallback(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    backend.count_fallback(_name(func))
+    return _on_reals(func, args, kwargs)
+
+
 _FORMS: dict[Any, Callable[..., Any]] = {}
+# Forms that keep qparams only for some arguments, or take better ones where their call site has them.
+_CONDITIONS: dict[Any, Callable[..., bool]] = {}
 
 
-def integer_form(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Registers what ``functions`` do when their first argument is quantized.
+def _never(*args: Any, **kwargs: Any) -> bool:
+    return False
 
-    The decorated function may return ``NotImplemented`` to fall back to float.
+
+def integer_form(
+    *functions: Any, when: Callable[..., bool] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers what ``functions`` do when their first argument is quantized, keeping its qparams.
+
+    The decorated function may return ``NotImplemented`` to fall back to float. ``when`` tells, from the
+    arguments alone, whether the form applies; where it does not, the call site's qparams are asked first.
     """
 
     def register(form: Callable[..., Any]) -> Callable[..., Any]:
         for function in functions:
             _FORMS[function] = form
+            if when is not None:
+                _CONDITIONS[function] = when
         return form
 
     return register
 
 
+def keeps_qparams(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the result has the qparams of the first argument, so that the call site needs none."""
+    if func in _MOVEMENTS:
+        return True
+    if func not in _FORMS:
+        return False
+    condition = _CONDITIONS.get(func)
+    return condition is None or condition(*args, **kwargs)
+
+
+def leaves_reals(func: Any) -> bool:
+    """Whether the function asks about the reals and has no quantized result."""
+    return func in _QUESTIONS
+
+
+def map_float_results(result: Any, key: str, function: Callable[[str, torch.Tensor], Any]) -> Any:
+    """``function(key, r)`` on each float tensor of a result; the second has the key ``key_1``, and so on."""
+    if isinstance(result, torch.Tensor):
+        return function(key, result) if result.is_floating_point() else result
+    if not isinstance(result, (tuple, list)):
+        return result
+    mapped = [
+        map_float_results(r, key if i == 0 else f"{key}_{i}", function) if isinstance(r, torch.Tensor) else r
+        for i, r in enumerate(result)
+    ]
+    make = getattr(type(result), "_make", None)
+    return make(mapped) if make is not None else type(result)(mapped)
+
+
 def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Entry of ``QTensor.__torch_function__``."""
     with torch._C.DisableTorchFunctionSubclass():
-        if func in _ATTRIBUTES:
+        if func in ATTRIBUTES:
             return func(*args, **kwargs)
+        if _name(func) == "__get__" and func not in _FORMS and func not in _MOVEMENTS:
+            return func(*args, **kwargs)  # any other property: of the outer tensor
+        if keeps_qparams(func, args, kwargs):
+            move = _MOVEMENTS.get(func)
+            result = _FORMS[func](*args, **kwargs) if move is None else _move(move, args, kwargs)
+            return _fallback(func, args, kwargs) if result is NotImplemented else result
+        if func in _QUESTIONS:
+            return _on_reals(func, args, kwargs)
+        _break_dynamo_graph(args)
+        frame = current_frame()
+        if frame is not None:
+            key, sites = frame.next_key(canonical_name(func)), frame.sites()
+            if sites is not None and key in sites:
+                return _at_call_site(func, args, kwargs, sites, key)
         form = _FORMS.get(func)
         if form is not None:
             result = form(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        move = _MOVEMENTS.get(func)
-        if move is not None:
-            result = _move(move, args, kwargs)
-            if result is not NotImplemented:
-                return result
         return _fallback(func, args, kwargs)
+
+
+def _break_dynamo_graph(args: Any) -> None:
+    """Makes torch.compile run this call eagerly.
+
+    Dynamo replays its graph without the hooks that say where a call is made, so it would take the scale of
+    another call site, or none. Asking for a value is what breaks its graph (an error with fullgraph=True).
+    """
+    if torch.compiler.is_exporting():
+        return
+    found = next((a for a in tree_leaves(args) if _is_q(a)), None)
+    if found is not None and type(found._data) is not torch.Tensor:
+        found._data.sum().item()
+
+
+def _in_place(name: str, kwargs: dict[str, Any]) -> bool:
+    dunder = name.startswith("__") and name.endswith("__")
+    if dunder:
+        return name in ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__")
+    return kwargs.get("inplace") is True or name.endswith("_")
+
+
+def _at_call_site(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sites: Any, key: str) -> Any:
+    from zeropoint.tensor._qtensor import QTensor
+    from zeropoint.tensor._site_forms import site_form
+
+    result = site_form(func, args, kwargs, sites[key])
+    if result is NotImplemented:
+        result = map_float_results(
+            _fallback(func, args, kwargs),
+            key,
+            lambda k, value: sites[k].quantize(value) if k in sites else value,
+        )
+    if _in_place(_name(func), kwargs) and args and _is_q(args[0]) and isinstance(result, QTensor):
+        target: Any = args[0]
+        target._data, target._scale, target._zero_point = result._data, result._scale, result._zero_point
+        target._qdtype, target._axis = result._qdtype, result._axis
+        return target
+    return result
 
 
 def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -86,7 +182,7 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 # Properties of the outer tensor that need no translation.
-_ATTRIBUTES = {
+ATTRIBUTES = {
     getattr(_Tensor, name).__get__
     for name in ("shape", "device", "layout", "requires_grad", "is_leaf", "grad_fn", "ndim", "is_cuda", "is_meta", "is_sparse", "is_mkldnn", "_version", "names", "itemsize")
     if hasattr(_Tensor, name)
@@ -119,8 +215,12 @@ def _new_axis(source: Any, data: torch.Tensor, func: Any, args: tuple[Any, ...],
 
 def _move(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     source: Any = args[0] if args else None
-    if not _is_q(source) or tree_any(_is_q, (args[1:], kwargs)):
+    if not _is_q(source):
         return NotImplemented
+    if tree_any(_is_q, (args[1:], kwargs)):
+        if not _name(func).endswith("_as"):
+            return NotImplemented
+        args = (source, *(a._data if _is_q(a) else a for a in args[1:]))
     result = func(source._data, *args[1:], **kwargs)
 
     def wrap(data: Any) -> Any:
@@ -155,6 +255,7 @@ _MOVEMENTS: dict[Any, Callable[..., Any]] = {
     _Tensor.__getitem__: _Tensor.__getitem__,
     _Tensor.T.__get__: _Tensor.T.__get__,
     _Tensor.mT.__get__: _Tensor.mT.__get__,
+    _Tensor.data.__get__: _Tensor.detach,
 }
 for _owner in (_Tensor, torch):
     for _movement in _MOVEMENT_NAMES:
@@ -265,16 +366,16 @@ def _update(x: Any, result: Any, inplace: bool) -> Any:
     return result
 
 
-@integer_form(torch.cat, torch.concat)
+@integer_form(torch.cat, torch.concat, torch.concatenate, when=_never)
 def _cat(tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
-    """With the first tensor's qparams, as torch does; the others are requantized where theirs differ."""
+    """Without a call site: with the first tensor's qparams, as torch does; the others are requantized."""
     first = tensors[0]
     if not all(_per_tensor(t) and t._qdtype == first._qdtype for t in tensors) or first._qdtype.bits != 8 or kwargs:
         return NotImplemented
     return first.with_data(torch.cat([_with_qparams_of(t, first)._data for t in tensors], dim))
 
 
-@integer_form(torch.stack)
+@integer_form(torch.stack, when=_never)
 def _stack(tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
     first = tensors[0]
     if not all(_per_tensor(t) and t._qdtype == first._qdtype for t in tensors) or first._qdtype.bits != 8 or kwargs:
@@ -288,84 +389,156 @@ def _with_qparams_of(x: Any, like: Any) -> Any:
     return x if _same_qparams(x, like) else requantize(x, like._scale, like._zero_point, like._qdtype)
 
 
-def int_pair(value: Any) -> list[int]:
-    """One number or two, as two: kernel sizes, strides, padding."""
+def int_tuple(value: Any, n: int) -> list[int]:
+    """One number or ``n``, as ``n``: kernel sizes, strides, padding."""
     values = [int(v) for v in value] if isinstance(value, (tuple, list)) else [int(value)]
-    return values * 2 if len(values) == 1 else values
+    return values * n if len(values) == 1 else values
 
 
-def _batched(x: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Runs a [N, C, H, W] operator on that or on [C, H, W]."""
-    if x.dim() == 3:
-        return x.with_data(function(x._data.unsqueeze(0)).squeeze(0))
-    if x.dim() != 4:
-        raise QuantizationError(f"pooling needs [N, C, H, W] or [C, H, W], got {tuple(x.shape)}")
-    return x.with_data(function(x._data))
+def _batched(x: Any, function: Callable[[torch.Tensor], torch.Tensor], dims: int = 2) -> Any:
+    """Runs a [N, C, H, W] operator on that or on [C, H, W]; with ``dims`` 1 on [N, C, L] or [C, L]."""
+    data = x._data
+    if data.dim() not in (dims + 1, dims + 2):
+        shapes = "[N, C, H, W] or [C, H, W]" if dims == 2 else "[N, C, L] or [C, L]"
+        raise QuantizationError(f"pooling needs {shapes}, got {tuple(x.shape)}")
+    if data.dim() == dims + 1:
+        data = data.unsqueeze(0)
+    out = function(data) if dims == 2 else function(data.unsqueeze(2)).squeeze(2)
+    return x.with_data(out.squeeze(0) if x._data.dim() == dims + 1 else out)
 
 
-@integer_form(F.max_pool2d, torch.max_pool2d)
-def _max_pool2d(
-    x: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Any:
-    if return_indices or not _per_tensor(x) or x._qdtype.bits != 8:
-        return NotImplemented
-    kernel = int_pair(kernel_size)
-    return _batched(
-        x,
-        lambda data: ops.max_pool2d(
-            data, kernel, int_pair(stride) if stride else kernel, int_pair(padding), int_pair(dilation), ceil_mode
-        ),
-    )
+def _eight_bit(x: Any) -> bool:
+    return _per_tensor(x) and x._qdtype.bits == 8
 
 
-@integer_form(F.avg_pool2d)
-def _avg_pool2d(
-    x: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Any:
-    if not _per_tensor(x) or x._qdtype.bits != 8:
-        return NotImplemented
-    kernel = int_pair(kernel_size)
-    return _batched(
-        x,
-        lambda data: ops.avg_pool2d(
-            data,
-            x._zero_point,
-            kernel,
-            int_pair(stride) if stride else kernel,
-            int_pair(padding),
-            ceil_mode,
-            count_include_pad,
-            divisor_override,
-        ),
-    )
+def _max_pool(dims: int) -> Callable[..., Any]:
+    def form(
+        x: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
+        """Maximum of the integers: quantization is monotone."""
+        if return_indices or not _eight_bit(x):
+            return NotImplemented
+        if dims == 3:
+            return _as_float32(x, F.max_pool3d, kernel_size, stride, padding, dilation, ceil_mode)
+        kernel, steps = int_tuple(kernel_size, dims), int_tuple(stride or kernel_size, dims)
+        pad, gaps = int_tuple(padding, dims), int_tuple(dilation, dims)
+        one, zero = [1] * (2 - dims), [0] * (2 - dims)  # a 1-d window is a 2-d one of height 1
+        return _batched(
+            x,
+            lambda data: ops.max_pool2d(data, one + kernel, one + steps, zero + pad, one + gaps, ceil_mode),
+            dims,
+        )
+
+    return form
+
+
+def _as_float32(x: Any, function: Callable[..., Any], *args: Any) -> Any:
+    """A function that only picks among its input's values, on the integers as exact floats."""
+    return x.with_data(function(x._data.float(), *args).to(x._data.dtype))
+
+
+for _dims, _functions in (
+    (1, (F.max_pool1d, torch.max_pool1d)),
+    (2, (F.max_pool2d, torch.max_pool2d)),
+    (3, (F.max_pool3d, torch.max_pool3d)),
+):
+    integer_form(*_functions)(_max_pool(_dims))
+
+
+def _average_pool(dims: int) -> Callable[..., Any]:
+    def form(
+        x: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Any:
+        """Mean of the integers with x's qparams."""
+        if not _eight_bit(x):
+            return NotImplemented
+        if dims == 3:
+            value = F.avg_pool3d(
+                x.dequantize(), kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+            )
+            return _requantized(x, value)
+        kernel, steps = int_tuple(kernel_size, dims), int_tuple(stride or kernel_size, dims)
+        pad, one, zero = int_tuple(padding, dims), [1] * (2 - dims), [0] * (2 - dims)
+        return _batched(
+            x,
+            lambda data: ops.avg_pool2d(
+                data, x._zero_point, one + kernel, one + steps, zero + pad, ceil_mode, count_include_pad, divisor_override
+            ),
+            dims,
+        )
+
+    return form
+
+
+for _dims, _functions in ((1, (F.avg_pool1d,)), (2, (F.avg_pool2d,)), (3, (F.avg_pool3d,))):
+    integer_form(*_functions)(_average_pool(_dims))
+
+
+def _adaptive_sizes(x: Any, output_size: Any, dims: int) -> list[int]:
+    sizes = list(output_size) if isinstance(output_size, (tuple, list)) else [output_size] * dims
+    return [x.shape[-dims + i] if s is None else int(s) for i, s in enumerate(sizes)]
 
 
 @integer_form(F.adaptive_avg_pool2d)
 def _adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
-    if not _per_tensor(x) or x._qdtype.bits != 8:
+    if not _eight_bit(x):
         return NotImplemented
-    sizes = list(output_size) if isinstance(output_size, (tuple, list)) else [output_size, output_size]
-    sizes = [x.shape[-2 + i] if s is None else int(s) for i, s in enumerate(sizes)]
+    sizes = _adaptive_sizes(x, output_size, 2)
     return _batched(x, lambda data: ops.adaptive_avg_pool2d(data, x._zero_point, sizes))
 
 
-@integer_form(torch.mean, _Tensor.mean)
-def _mean(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    """Over H and W of [N, C, H, W]: an average pool. Other means run in float."""
-    dims = sorted(d % 4 for d in dim) if isinstance(dim, (tuple, list)) else []
-    if not _per_tensor(x) or x.dim() != 4 or dims != [2, 3] or dtype is not None or x._qdtype.bits != 8:
+@integer_form(F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d)
+def _adaptive_avg_pool1d(x: Any, output_size: Any) -> Any:
+    if not _eight_bit(x):
+        return NotImplemented
+    sizes = [1, *_adaptive_sizes(x, output_size, 1)]
+    return _batched(x, lambda data: ops.adaptive_avg_pool2d(data, x._zero_point, sizes), 1)
+
+
+@integer_form(F.adaptive_avg_pool3d)
+def _adaptive_avg_pool3d(x: Any, output_size: Any) -> Any:
+    if not _eight_bit(x):
+        return NotImplemented
+    return _requantized(x, F.adaptive_avg_pool3d(x.dequantize(), output_size))
+
+
+def _picking(function: Any) -> Callable[..., Any]:
+    def form(x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Picks values of its input; also their indices, if asked."""
+        if not _per_tensor(x):
+            return NotImplemented
+        result = function(x._data.float(), *args, **kwargs)
+        if isinstance(result, torch.Tensor):
+            return x.with_data(result.to(x._data.dtype))
+        return x.with_data(result[0].to(x._data.dtype)), result[1]
+
+    return form
+
+
+for _picker in (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d, torch.adaptive_max_pool1d, F.max_unpool2d):
+    integer_form(_picker)(_picking(_picker))
+
+
+def _is_average_pool(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, **kwargs: Any) -> bool:
+    return x.dim() == 4 and isinstance(dim, (tuple, list)) and sorted(d % 4 for d in dim) == [2, 3] and dtype is None
+
+
+@integer_form(torch.mean, _Tensor.mean, when=_is_average_pool)
+def _mean(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, **kwargs: Any) -> Any:
+    """Over H and W of [N, C, H, W]: an average pool, with x's qparams as torch has it."""
+    if not _per_tensor(x) or not _is_average_pool(x, dim, keepdim, dtype=dtype) or x._qdtype.bits != 8:
         return NotImplemented
     data = ops.adaptive_avg_pool2d(x._data, x._zero_point, [1, 1])
     return x.with_data(data if keepdim else data.flatten(1))
@@ -420,6 +593,52 @@ for _ordering in (torch.sort, torch.topk):
     integer_form(_ordering, getattr(_Tensor, _ordering.__name__))(_sorted_like(_ordering))
 
 
+def _extreme(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Extremes of the integers are those of the reals."""
+
+    def form(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _per_tensor(x) or any(isinstance(a, torch.Tensor) for a in args):
+            return NotImplemented
+        result = function(x._data, *args, **kwargs)
+        if isinstance(result, torch.Tensor):
+            return x.with_data(result)
+        return type(result)((x.with_data(result[0]), result[1]))
+
+    return form
+
+
+def _one_tensor(x: Any, *args: Any, **kwargs: Any) -> bool:
+    return not any(isinstance(a, torch.Tensor) for a in (*args, kwargs.get("other")))
+
+
+for _name_of_extreme in ("max", "min", "amax", "amin"):
+    for _extreme_owner in (torch, _Tensor):
+        _extreme_function = getattr(_extreme_owner, _name_of_extreme)
+        integer_form(_extreme_function, when=_one_tensor)(_extreme(_extreme_function))
+
+
+@integer_form(torch.masked_fill, _Tensor.masked_fill)
+def _masked_fill(x: Any, mask: torch.Tensor, value: Any) -> Any:
+    """The value is quantized with x's qparams, and saturates at their range."""
+    if not _per_tensor(x):
+        return NotImplemented
+    return x.with_data(torch.masked_fill(x._data, mask, _quantized_bound(float(value), x._scale, x._zero_point, x._qdtype)))
+
+
+# Answers about the reals, exact without a scale of their own; never counted as fallbacks.
+_QUESTIONS: set[Any] = {
+    getattr(owner, name)
+    for owner in (torch, _Tensor)
+    for name in (
+        "eq", "ne", "lt", "le", "gt", "ge", "greater", "greater_equal", "less", "less_equal", "not_equal", "__eq__", "__ne__",
+        "__lt__", "__le__", "__gt__", "__ge__", "argmax", "argmin", "argsort", "isnan", "isinf", "isfinite", "allclose", "isclose",
+        "float", "half", "double", "bfloat16", "item", "tolist", "numpy", "__bool__", "__float__", "__int__", "nonzero", "any",
+        "all", "count_nonzero", "signbit", "__array__", "__contains__", "is_nonzero",
+    )
+    if hasattr(owner, name)
+}  # fmt: skip
+
+
 @integer_form(_Tensor.copy_)
 def _copy_(x: Any, source: Any, non_blocking: bool = False) -> Any:
     """Into a quantized tensor: a float source is quantized with x's qparams, a quantized one brings its own."""
@@ -461,12 +680,17 @@ def _fill_(x: Any, value: Any) -> Any:
     return x
 
 
-@integer_form(_Tensor.to, _Tensor.cpu, _Tensor.cuda)
+def _only_moves(x: Any, *args: Any, **kwargs: Any) -> bool:
+    names_dtype = any(isinstance(a, (torch.dtype, torch.Tensor)) for a in (*args, *kwargs.values()))
+    return not names_dtype
+
+
+@integer_form(_Tensor.to, _Tensor.cpu, _Tensor.cuda, when=_only_moves)
 def _to(x: Any, *args: Any, **kwargs: Any) -> Any:
-    """Moves the integers to a device or layout. A float dtype dequantizes, counted as any fallback."""
-    probe = torch.empty(0).to(*args, **kwargs) if args or kwargs else torch.empty(0)
-    if probe.dtype != torch.float32 or torch.float32 in args or kwargs.get("dtype") is not None:
+    """Moves the integers to a device or layout. A float dtype dequantizes."""
+    if not _only_moves(x, *args, **kwargs):
         return NotImplemented
+    probe = torch.empty(0).to(*args, **kwargs) if args or kwargs else torch.empty(0)
     moved = x._data.to(probe.device, memory_format=kwargs.get("memory_format") or torch.preserve_format)
     if x._axis is None:
         return x.with_data(moved)

@@ -12,7 +12,7 @@ from zeropoint.errors import QuantizationError
 from zeropoint.tensor._dtype import QDtype
 from zeropoint.tensor._qtensor import QTensor
 
-__all__ = ["make_table", "pointwise", "requantize"]
+__all__ = ["make_table", "pointwise", "requantize", "traced"]
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
@@ -47,6 +47,11 @@ def _identity(x: torch.Tensor) -> torch.Tensor:
 _cached_table = lru_cache(maxsize=4096)(make_table)
 
 
+def traced(x: torch.Tensor) -> bool:
+    """Whether ``x`` stands for a tensor in torch.compile or torch.export: no table may be kept or taken from a cache."""
+    return type(x) is not torch.Tensor
+
+
 def pointwise(
     x: QTensor, function: Function, scale: float, zero_point: int, dtype: QDtype | None = None, cache: bool = True
 ) -> QTensor:
@@ -60,7 +65,7 @@ def pointwise(
             f"a table needs a tensor of 8 bits quantized per tensor, got {x._qdtype!r} {x.qscheme()!r}"
         )
     out = dtype or x._qdtype
-    table = (_cached_table if cache else make_table)(
+    table = (_cached_table if cache and not traced(x._data) else make_table)(
         function, x._scale, x._zero_point, x._qdtype, scale, zero_point, out
     )
     return QTensor(ops.lookup(x._data, table), scale, zero_point, out)

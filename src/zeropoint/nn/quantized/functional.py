@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from zeropoint import ops
 from zeropoint.errors import QuantizationError
 from zeropoint.tensor import QTensor, as_qdtype, check_scale, check_zero_point, pointwise, qint8, quint8
-from zeropoint.tensor._functions import int_pair
+from zeropoint.tensor._functions import int_tuple
 
 __all__ = [
     "adaptive_avg_pool2d",
@@ -122,7 +122,7 @@ def conv2d(
         raise QuantizationError(f"conv2d: dtype must be quint8 or qint8, got {out!r}")
     w, w_scale, w_zero_point = _weight("conv2d", weight)
     scale, zero_point = check_scale("conv2d", scale), check_zero_point("conv2d", zero_point, out)
-    packed = ops.conv2d_pack(w, w_zero_point, int_pair(dilation), groups)
+    packed = ops.conv2d_pack(w, w_zero_point, int_tuple(dilation, 2), groups)
     data = ops.conv2d(
         x._data,
         w,
@@ -130,9 +130,9 @@ def conv2d(
         w_scale,
         w_zero_point,
         _bias("conv2d", bias),
-        int_pair(stride),
-        int_pair(padding),
-        int_pair(dilation),
+        int_tuple(stride, 2),
+        int_tuple(padding, 2),
+        int_tuple(dilation, 2),
         groups,
         x._scale,
         x._zero_point,

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from zeropoint import ops
-from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, observed_qparams, quantized_input
+from zeropoint.nn.quantized.modules.weighted import FloatInput, QuantizedOutput, observed_qparams, quantized_input
 from zeropoint.tensor import QTensor, make_table
 
 __all__ = ["ELU", "Hardswish", "LeakyReLU", "ReLU", "ReLU6", "Sigmoid"]
 
 
-class ReLU(nn.Module):
+class ReLU(FloatInput):
     """``max(x, 0)`` on the integers: ``max(q, zero_point)``."""
 
     def __init__(self, inplace: bool = False) -> None:

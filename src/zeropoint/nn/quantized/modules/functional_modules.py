@@ -10,7 +10,7 @@ from torch import nn
 from zeropoint import backend, ops
 from zeropoint.errors import QuantizationError
 from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, observed_qparams, quantized_input
-from zeropoint.tensor import QTensor, pointwise, quantize_per_tensor, requantize
+from zeropoint.tensor import ObservedTensor, QTensor, mark, pointwise, quantize_per_tensor, requantize, unmark
 
 __all__ = ["FloatFunctional", "QFunctional"]
 
@@ -22,31 +22,40 @@ class FloatFunctional(nn.Module):
         super().__init__()
         self.activation_post_process: nn.Module = nn.Identity()
 
+    def _observed(self, result: torch.Tensor) -> torch.Tensor:
+        observer = self.activation_post_process
+        observed: torch.Tensor = observer(result)
+        return observed if isinstance(observer, nn.Identity) else mark(observed)
+
+    @staticmethod
+    def _like(x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        return mark(result) if isinstance(x, ObservedTensor) else result
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("FloatFunctional is not intended to use the 'forward'. Please use the underlying operation")
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.activation_post_process(torch.add(x, y))
+        return self._observed(torch.add(unmark(x), unmark(y)))
 
     def add_scalar(self, x: torch.Tensor, y: float) -> torch.Tensor:
         """Not observed: the quantized form shifts or reuses x's qparams."""
-        return torch.add(x, y)
+        return self._like(x, torch.add(unmark(x), y))
 
     def mul(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.activation_post_process(torch.mul(x, y))
+        return self._observed(torch.mul(unmark(x), unmark(y)))
 
     def mul_scalar(self, x: torch.Tensor, y: float) -> torch.Tensor:
         """Not observed: the quantized form scales x's qparams."""
-        return torch.mul(x, y)
+        return self._like(x, torch.mul(unmark(x), y))
 
     def cat(self, x: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
-        return self.activation_post_process(torch.cat(x, dim=dim))
+        return self._observed(torch.cat(unmark(x), dim=dim))
 
     def add_relu(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.activation_post_process(torch.nn.functional.relu(torch.add(x, y)))
+        return self._observed(torch.nn.functional.relu(torch.add(unmark(x), unmark(y))))
 
     def matmul(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.activation_post_process(torch.matmul(x, y))
+        return self._observed(torch.matmul(unmark(x), unmark(y)))
 
 
 class QFunctional(QuantizedOutput):
@@ -68,6 +77,10 @@ class QFunctional(QuantizedOutput):
     def _binary(self, operator: Any, x: QTensor, y: QTensor, relu: bool = False) -> QTensor:
         if not self._calibrated:
             self._require_calibration()
+        if not (isinstance(x, QTensor) and isinstance(y, QTensor)):
+            name = "mul" if operator is ops.mul else "add_relu" if relu else "add"
+            function = torch.mul if operator is ops.mul else torch.add
+            return self._in_float(name, (lambda p, q: torch.relu(function(p, q))) if relu else function, x, y)
         x, y = quantized_input(self, x), quantized_input(self, y)
         a, b = x._data, y._data
         if a.shape != b.shape:
@@ -142,11 +155,22 @@ class QFunctional(QuantizedOutput):
         )
 
     def matmul(self, x: QTensor, y: QTensor) -> QTensor:
-        """In float, counted as a fallback, and quantized to this module's qparams."""
         if not self._calibrated:
             self._require_calibration()
-        backend.count_fallback("QFunctional.matmul")
-        value = torch.matmul(quantized_input(self, x).dequantize(), quantized_input(self, y).dequantize())
+        if not (isinstance(x, QTensor) and isinstance(y, QTensor)):
+            return self._in_float("matmul", torch.matmul, x, y)
+        x, y = quantized_input(self, x), quantized_input(self, y)
+        dtype = self._output_dtype
+        data = ops.matmul(
+            x._data, x._scale, x._zero_point, y._data, y._scale, y._zero_point, self._scale, self._zero_point,
+            dtype.quant_min, dtype.quant_max, dtype.storage,
+        )  # fmt: skip
+        return self.activation_post_process(QTensor(data, self._scale, self._zero_point, dtype))
+
+    def _in_float(self, name: str, function: Any, *tensors: Any) -> QTensor:
+        """With a float operand there is no integer form: computed in float, counted, and quantized."""
+        backend.count_fallback(f"QFunctional.{name}")
+        value = function(*(t.dequantize() if isinstance(t, QTensor) else t for t in tensors))
         return self.activation_post_process(
             quantize_per_tensor(value, self._scale, self._zero_point, self._output_dtype)
         )

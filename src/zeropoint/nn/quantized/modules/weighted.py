@@ -23,6 +23,7 @@ from zeropoint.tensor import (
 )
 
 __all__ = [
+    "FloatInput",
     "QuantizedOutput",
     "WeightedQuantizedModule",
     "observed_qparams",
@@ -34,9 +35,17 @@ __all__ = [
 
 
 def quantized_input(module: nn.Module, x: Any) -> QTensor:
-    """``x`` if it is 8 bit per tensor; raises an error that says what to do otherwise."""
+    """``x`` if it is 8 bit per tensor; a float tensor quantized as calibration saw it come in.
+
+    Raises:
+        QuantizationError: another dtype, or a float tensor where calibration saw a quantized one.
+    """
     if isinstance(x, QTensor) and x._axis is None and x._qdtype.bits == 8:
         return x
+    qparams = getattr(module, "_input_qparams", None)
+    if qparams is not None and isinstance(x, torch.Tensor) and not isinstance(x, QTensor) and x.is_floating_point():
+        scale, zero_point, dtype = qparams
+        return QTensor(ops.quantize_per_tensor(x.detach().float(), scale, zero_point, dtype.storage), scale, zero_point, dtype)
     name = getattr(module, "_qualified_name", "") or type(module).__name__
     given = f"{x.dtype!r} {x.qscheme()!r}" if isinstance(x, QTensor) else str(getattr(x, "dtype", type(x).__name__))
     raise QuantizationError(
@@ -85,7 +94,55 @@ def relu_bound(mod: nn.Module) -> float | None:
     return 6.0 if any(isinstance(child, nn.ReLU6) for child in mod.children()) else None
 
 
-class QuantizedOutput(nn.Module):
+_State = dict[str, Any]
+
+
+class FloatInput(nn.Module):
+    """A module that takes float tensors too, if calibration saw it get them: quantized with the qparams seen.
+
+    State, only if there are such qparams: ``input_scale``, ``input_zero_point``, ``input_signed``.
+    """
+
+    _input_qparams: tuple[float, int, QDtype] | None = None
+
+    def set_input(self, scale: float, zero_point: int, dtype: QDtype) -> None:
+        """Qparams for float inputs."""
+        name = type(self).__name__
+        self._input_qparams = (f32(check_scale(name, scale)), check_zero_point(name, zero_point, dtype), dtype)
+
+    def _save_to_state_dict(self, destination: _State, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._input_qparams is not None:
+            scale, zero_point, dtype = self._input_qparams
+            destination[prefix + "input_scale"] = torch.tensor(scale)
+            destination[prefix + "input_zero_point"] = torch.tensor(zero_point)
+            destination[prefix + "input_signed"] = torch.tensor(dtype.signed)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: _State,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        values = [state_dict.get(prefix + name) for name in _INPUT_STATE]
+        if all(v is not None for v in values):
+            scale, zero_point, signed = values
+            try:
+                self.set_input(float(scale), int(zero_point), qint8 if bool(signed) else quint8)  # type: ignore[arg-type]
+            except QuantizationError as error:
+                error_msgs.append(f"{prefix}input_scale: {error}")
+        rest = {k: v for k, v in state_dict.items() if k not in {prefix + name for name in _INPUT_STATE}}
+        super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+
+
+_INPUT_STATE = ("input_scale", "input_zero_point", "input_signed")
+
+
+class QuantizedOutput(FloatInput):
     """A module that owns the scale and zero point of its output.
 
     Converted without calibration it has none: ``scale`` is NaN in the state_dict, and running it is an

@@ -1,0 +1,77 @@
+"""The float tensor of a prepared model, where the converted model will have a quantized one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map_only
+
+from zeropoint.tensor import _functions
+from zeropoint.tensor._callsite import canonical_name, current_frame
+
+__all__ = ["ObservedTensor", "mark", "unmark"]
+
+
+class ObservedTensor(torch.Tensor):
+    """A plain float tensor that knows it comes out of an observer.
+
+    Torch functions on it are those that will meet a quantized tensor after ``convert``: the ones that need
+    a scale for their result are shown to an observer of their call site (``Frame.record``);
+    outside any module that records, results are ordinary tensors again, as they will be then.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **kwargs)
+        if func in _functions.ATTRIBUTES:
+            return result
+        if _functions.keeps_qparams(func, args, kwargs):
+            return mark(result)
+        if _functions.leaves_reals(func):
+            return unmark(result)
+        frame = current_frame()
+        if frame is None:
+            return unmark(result)
+        key, record = frame.next_key(canonical_name(func)), frame.record
+        if record is None:
+            return unmark(result)
+        return _functions.map_float_results(
+            result, key, lambda k, value: mark(record(frame.module, k, _unmark(value)))
+        )
+
+
+def mark(value: Any) -> Any:
+    """``value`` with its float tensors as :class:`ObservedTensor`, autograd history kept."""
+    if torch.compiler.is_compiling():
+        return value
+    return tree_map_only(torch.Tensor, _mark, value)
+
+
+def _mark(x: torch.Tensor) -> torch.Tensor:
+    return x.as_subclass(ObservedTensor) if type(x) is torch.Tensor and x.is_floating_point() else x
+
+
+def unmark(value: Any) -> Any:
+    """``value`` with ordinary tensors in place of :class:`ObservedTensor`."""
+    if isinstance(value, torch.Tensor):
+        return _unmark(value)
+    if isinstance(value, (int, float, bool, str, type(None), torch.Size)):
+        return value
+    return tree_map_only(ObservedTensor, _unmark, value)
+
+
+def _unmark(x: torch.Tensor) -> torch.Tensor:
+    if not isinstance(x, ObservedTensor):
+        return x
+    with torch._C.DisableTorchFunctionSubclass():
+        return x.as_subclass(torch.Tensor)
