@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch._subclasses import UnsupportedFakeTensorException
 from torch.utils._pytree import tree_any, tree_leaves, tree_map
 
 from zeropoint import backend, ops
@@ -118,7 +119,7 @@ def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return _fallback(func, args, kwargs) if result is NotImplemented else result
         if func in _QUESTIONS:
             return _on_reals(func, args, kwargs)
-        _break_dynamo_graph(args)
+        _break_dynamo_graph(func, args)
         frame = current_frame()
         if frame is not None:
             key, sites = frame.next_key(canonical_name(func)), frame.sites()
@@ -132,17 +133,20 @@ def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _fallback(func, args, kwargs)
 
 
-def _break_dynamo_graph(args: Any) -> None:
+def _break_dynamo_graph(func: Any, args: Any) -> None:
     """Makes torch.compile run this call eagerly.
 
     Dynamo replays its graph without the hooks that say where a call is made, so it would take the scale of
-    another call site, or none. Asking for a value is what breaks its graph (an error with fullgraph=True).
+    another call site, or none. An error rather than a wrong scale.
     """
     if torch.compiler.is_exporting():
         return
     found = next((a for a in tree_leaves(args) if _is_q(a)), None)
     if found is not None and type(found._data) is not torch.Tensor:
-        found._data.sum().item()
+        raise UnsupportedFakeTensorException(
+            f"{_name(func)} of a quantized tensor needs the scale of its call site, which torch.compile cannot follow. "
+            "FloatFunctional and modules compile without a break, torch.export takes everything"
+        )
 
 
 def _in_place(name: str, kwargs: dict[str, Any]) -> bool:
