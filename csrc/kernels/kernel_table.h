@@ -110,6 +110,12 @@ struct KernelTable {
   void (*add)(const BinaryParams&, int64_t n);
   void (*mul)(const BinaryParams&, int64_t n);
   void (*lookup)(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
+  void (*row_range)(const float* x, int64_t n, float* lo, float* hi);
+  void (*dequantize_row)(const int32_t* acc, const int32_t* sums, int64_t n, int32_t zero_point, float scale,
+                         const float* w_scale, const float* bias, bool relu, float* out);
+  void (*lstm_gates)(const float* from_input, const float* from_state, int64_t hidden, float* h, float* c);
+  void (*gru_gates)(const float* from_input, const float* from_state, int64_t hidden, float* h);
+  void (*rnn_gates)(const float* from_input, const float* from_state, int64_t hidden, bool relu, float* h);
   int32_t (*dot_peak)(int64_t iterations);  // for benchmarks: dot_peak_ops additions and multiplications each
   int64_t dot_peak_ops;
 };

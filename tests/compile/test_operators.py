@@ -23,7 +23,7 @@ def nhwc(*shape):
     return x(*shape).contiguous(memory_format=torch.channels_last)
 
 
-W2, W4, DW = (torch.randint(-128, 128, s, dtype=torch.int8) for s in ((5, 8), (6, 4, 3, 3), (4, 1, 3, 3)))
+W2, W4, DW, W5 = (torch.randint(-128, 128, s, dtype=torch.int8) for s in ((5, 8), (6, 4, 3, 3), (4, 1, 3, 3), (5, 5)))
 OUT = (0.02, 3, 0.5, 7, 0, 255, U8)
 CASES = {
     "quantize_per_tensor": [(torch.randn(2, 3), 0.1, 3, U8), (torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), 0.1, 3, torch.int32)],
@@ -42,6 +42,15 @@ CASES = {
     "add": [(x(2, 3), 0.1, 3, x(2, 3), 0.2, 4, 0.3, 5, 0, 255, U8)],
     "mul": [(nhwc(2, 3, 4, 4), 0.1, 3, nhwc(2, 3, 4, 4), 0.2, 4, 0.3, 5, 0, 255, U8)],
     "matmul": [(x(2, 3, 4), 0.1, 3, x(4, 5), 0.2, 4, 0.3, 5, 0, 255, U8), (x(4), 0.1, 3, x(2, 4, 5), 0.2, 4, 0.3, 5, 0, 255, U8)],
+    "normalize": [(x(2, 3, 4), 6, torch.ones(4), None, 1, 0.1, 3, 1e-5, True, 0.3, 5, 0, 255, U8)],
+    "softmax": [(x(2, 3, 4), -1, 0.1, 1 / 256, 0, 0, 255, U8)],
+    "linear_dynamic": [(torch.randn(2, 7, 8), W2, ops.linear_pack(W2, None), torch.ones(5), None, torch.randn(5), True, False, True)],
+    "rnn_dynamic": [
+        (
+            torch.randn(3, 8), [2, 1], torch.randn(2, 5), torch.empty(0), W2, ops.linear_pack(W2, None), torch.ones(1), None, None,
+            W5, ops.linear_pack(W5, None), torch.ones(5), None, torch.randn(5), 2, False, True,
+        )
+    ],
     "lookup": [(x(2, 3), x(256))],
     "max_pool2d": [(nhwc(2, 3, 9, 8), [3, 2], [2, 2], [1, 0], [1, 1], True)],
     "avg_pool2d": [(nhwc(2, 3, 9, 8), 3, [3, 2], [2, 2], [1, 0], False, True, None)],

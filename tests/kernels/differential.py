@@ -140,6 +140,46 @@ class Generator:
             lambda: ops.linear(x, weight, ops.linear_pack(weight, zero_point), *arguments, **tail),
         )
 
+    def floats(self, shape: Any) -> torch.Tensor:
+        """Mostly ordinary values, with zeros, NaN, huge and tiny rows."""
+        x = torch.randn(shape) * self.one(1.0, 30.0, 1e-3, 1e-30)
+        if self.chance(0.3) and x.numel():
+            x.view(-1)[self.random.randrange(x.numel())] = self.one(float("nan"), 0.0, 1e30, -1e-38)
+        if self.chance(0.2):
+            x = x.abs() * self.one(1.0, -1.0)
+        return x
+
+    def linear_dynamic(self) -> Case:
+        m, k, n = self.one(1, 2, 7, 100), self.one(1, 3, 4, 17, 64, 130), self.one(1, 5, 16, 63, 64, 130)
+        x = self.layout(self.floats((m, k)))
+        weight, scale, zero_point = self.weight((n, k))
+        bias = torch.randn(n) if self.chance(0.6) else None
+        flags = (self.chance(0.5), self.chance(0.2), self.chance(0.3))
+        head, tail = (x, weight), (scale, zero_point, bias, *flags)
+        return Case(
+            f"linear_dynamic {m}x{k}x{n} {flags}",
+            lambda: _reference.linear_dynamic(*head, torch.empty(0), *tail),
+            lambda: ops.linear_dynamic(*head, ops.linear_pack(weight, zero_point), *tail),
+        )
+
+    def rnn_dynamic(self) -> Case:
+        kind = self.random.randrange(4)
+        gates, hidden, features = (4, 3, 1, 1)[kind], self.one(1, 5, 16, 33), self.one(1, 4, 19)
+        sizes = sorted((self.random.randint(1, 4) for _ in range(self.one(1, 2, 5))), reverse=True)
+        x, h = self.floats((sum(sizes), features)), self.floats((sizes[0], hidden))
+        c = self.floats((sizes[0], hidden)) if kind == 0 else torch.empty(0)
+        (ih, si, zi), (hh, sh, zh) = (self.weight((gates * hidden, n)) for n in (features, hidden))
+        biases = [torch.randn(gates * hidden) if self.chance(0.7) else None for _ in "ih"]
+        flags = (kind, self.chance(0.5), self.chance(0.4))
+        run = lambda op, pi, ph: torch.cat(
+            [t.flatten() for t in op(x, sizes, h, c, ih, pi, si, zi, biases[0], hh, ph, sh, zh, biases[1], *flags)]
+        )
+        return Case(
+            f"rnn_dynamic {flags} {hidden} {features} {sizes}",
+            lambda: run(_reference.rnn_dynamic, torch.empty(0), torch.empty(0)),
+            lambda: run(ops.rnn_dynamic, ops.linear_pack(ih, zi), ops.linear_pack(hh, zh)),
+        )
+
     def shape(self) -> tuple[int, ...]:
         return self.one((), (0,), (1,), (7,), (64,), (65,), (10007,), (2, 3, 5, 7), (1, 64, 9, 9), (2, 70, 6, 5))
 
@@ -233,6 +273,7 @@ class Generator:
     FAMILIES = (
         "conv2d", "conv2d", "conv2d", "linear", "linear", "quantize_per_tensor", "quantize_per_channel",
         "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "lookup", "pool",
+        "linear_dynamic", "rnn_dynamic",
     )  # fmt: skip
 
     def case(self) -> Case:

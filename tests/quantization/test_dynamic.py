@@ -64,17 +64,17 @@ def test_edges():
     nan = torch.randn(1, 32)
     nan[0, 3] = float("nan")
     assert bool(torch.isfinite(linear(nan)).all())
-    with pytest.raises(QuantizationError, match="finite"):
+    with pytest.raises(ValueError, match="infinite values"):
         linear(torch.full((1, 32), float("inf")))
 
 
 def test_wrong_use():
-    with pytest.raises(QuantizationError, match="Conv2d has no dynamic form"):
-        quantize_dynamic(model(), {nn.Conv2d})
+    with pytest.raises(QuantizationError, match="MaxPool2d has no dynamic form"):
+        quantize_dynamic(model(), {nn.MaxPool2d})
     with pytest.raises(QuantizationError, match="no submodule 'head'"):
         quantize_dynamic(model(), {"head"})
-    with pytest.raises(QuantizationError, match="dtype must be qint8"):
-        quantize_dynamic(model(), dtype=torch.float16)
+    with pytest.raises(QuantizationError, match="Unknown dtype specified for quantize_dynamic"):
+        quantize_dynamic(model(), dtype=torch.float64)
     with pytest.raises(QuantizationError, match=r"must be float \[..., 32\]"):
         quantize_dynamic(model(), dtype=qint8)[0](torch.randn(2, 31))
 
@@ -149,7 +149,7 @@ def test_recurrent_state_copy_and_default():
     fresh.load_state_dict(quantized.state_dict())
     assert torch.equal(fresh(x)[0], expected)
     assert "DynamicQuantizedLSTM" in repr(quantized)
-    with pytest.raises(QuantizationError, match="10 features"):
+    with pytest.raises(QuantizationError, match=r"\[..., 10\]"):
         quantized(torch.randn(4, 2, 9))
     with pytest.raises(QuantizationError, match="projections"):
         quantize_dynamic(nn.Sequential(nn.LSTM(10, 16, proj_size=4)))

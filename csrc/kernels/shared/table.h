@@ -1,6 +1,7 @@
 // Fills a KernelTable from the shared kernels and a vocabulary `V`.
 #pragma once
 #include "depthwise.h"
+#include "dynamic.h"
 #include "elementwise.h"
 #include "igemm.h"
 #include "peak.h"
@@ -32,6 +33,11 @@ constexpr KernelTable make_table(const char* name) {
       .add = add,
       .mul = mul,
       .lookup = lookup,
+      .row_range = row_range,
+      .dequantize_row = dequantize_row,
+      .lstm_gates = lstm_gates,
+      .gru_gates = gru_gates,
+      .rnn_gates = rnn_gates,
       .dot_peak = dot_peak<V>,
       .dot_peak_ops = int64_t{2} * kPeakChains * V::kLanes * (V::kWidenA ? 2 : 4),
   };

@@ -5,9 +5,11 @@ docs/numerics.md is written out. Native kernels are tested to equal these bit fo
 """
 
 from zeropoint._reference.conv import conv2d, conv2d_pack
+from zeropoint._reference.dynamic import linear_dynamic, rnn_dynamic
 from zeropoint._reference.elementwise import add, lookup, mul
 from zeropoint._reference.linear import linear, linear_pack
 from zeropoint._reference.matmul import matmul
+from zeropoint._reference.normalization import normalize, softmax
 from zeropoint._reference.pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from zeropoint._reference.quantize import (
     dequantize_per_channel,
@@ -26,12 +28,16 @@ __all__ = [
     "dequantize_per_channel",
     "dequantize_per_tensor",
     "linear",
+    "linear_dynamic",
     "linear_pack",
     "lookup",
     "matmul",
     "max_pool2d",
     "mul",
+    "normalize",
     "quantize_per_channel",
     "quantize_per_tensor",
     "requantize",
+    "rnn_dynamic",
+    "softmax",
 ]

@@ -97,6 +97,22 @@ def _linear(
     return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=dtype, device=x.device)
 
 
+@_fake("linear_dynamic")
+def _linear_dynamic(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.Tensor:
+    torch._check(
+        x.shape[-1] == weight.shape[1],
+        lambda: f"linear_dynamic: x has {x.shape[-1]} features, the weight expects {weight.shape[1]}",
+    )
+    return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=torch.float32, device=x.device)
+
+
+@_fake("rnn_dynamic")
+def _rnn_dynamic(
+    x: torch.Tensor, batch_sizes: Any, h: torch.Tensor, c: torch.Tensor, *rest: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return x.new_empty((x.shape[0], h.shape[1])), torch.empty(h.shape), torch.empty(c.shape)
+
+
 @_fake("conv2d")
 def _conv2d(
     x: torch.Tensor,
@@ -160,6 +176,16 @@ def _matmul(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     return torch.matmul(a.to(torch.float32), b.to(torch.float32)).to(dtype)
+
+
+@_fake("normalize")
+def _normalize(x: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    return torch.empty(x.shape, dtype=arguments[-1], device=x.device)
+
+
+@_fake("softmax")
+def _softmax(x: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    return torch.empty(x.shape, dtype=arguments[-1], device=x.device)
 
 
 @_fake("lookup")

@@ -28,12 +28,25 @@ SCHEMAS = {
     "requantize": "(Tensor acc, float multiplier, int zero_point, ScalarType dtype) -> Tensor",
     "linear_pack": "(Tensor weight, Tensor? w_zero_point) -> Tensor",
     "linear": f"(Tensor x, {_WEIGHT}, {_OUTPUT}) -> Tensor",
+    "linear_dynamic": f"(Tensor x, {_WEIGHT}, bool per_row, bool reduce_range, bool relu) -> Tensor",
+    "rnn_dynamic": (
+        "(Tensor x, int[] batch_sizes, Tensor h, Tensor c, Tensor ih, Tensor ih_packed, Tensor ih_scale, Tensor? ih_zero_point, "
+        "Tensor? ih_bias, Tensor hh, Tensor hh_packed, Tensor hh_scale, Tensor? hh_zero_point, Tensor? hh_bias, int kind, "
+        "bool per_row, bool reverse) -> (Tensor, Tensor, Tensor)"
+    ),
     "conv2d_pack": "(Tensor weight, Tensor? w_zero_point, int[] dilation, int groups) -> Tensor",
     "conv2d": f"(Tensor x, {_WEIGHT}, int[] stride, int[] padding, int[] dilation, int groups, {_OUTPUT}) -> Tensor",
     "add": _BINARY,
     "mul": _BINARY,
     "matmul": _BINARY,
     "lookup": "(Tensor x, Tensor table) -> Tensor",
+    "normalize": (
+        "(Tensor x, int rows, Tensor? weight, Tensor? bias, int inner, float x_scale, int x_zero_point, float eps, "
+        "bool centered, float scale, int zero_point, int quant_min, int quant_max, ScalarType dtype) -> Tensor"
+    ),
+    "softmax": (
+        "(Tensor x, int dim, float x_scale, float scale, int zero_point, int quant_min, int quant_max, ScalarType dtype) -> Tensor"
+    ),
     "max_pool2d": (
         "(Tensor x, int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool ceil_mode) -> Tensor"
     ),

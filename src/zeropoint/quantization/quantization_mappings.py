@@ -13,6 +13,8 @@ from zeropoint.nn import qat as nnqat
 from zeropoint.nn import quantized as nnq
 from zeropoint.nn.intrinsic import qat as nniqat
 from zeropoint.nn.intrinsic import quantized as nniq
+from zeropoint.nn.intrinsic.quantized import dynamic as nniqd
+from zeropoint.nn.qat import dynamic as nnqatd
 from zeropoint.nn.quantized import dynamic as nnqd
 from zeropoint.quantization.observer import (
     default_fixed_qparams_range_0to1_observer,
@@ -37,52 +39,100 @@ __all__ = [
     "no_observer_set",
 ]
 
+_CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
+
 DEFAULT_STATIC_QUANT_MODULE_MAPPINGS: dict[type, type] = {
     QuantStub: nnq.Quantize,
     DeQuantStub: nnq.DeQuantize,
+    nn.BatchNorm1d: nnq.BatchNorm1d,
     nn.BatchNorm2d: nnq.BatchNorm2d,
-    nn.Conv2d: nnq.Conv2d,
+    nn.BatchNorm3d: nnq.BatchNorm3d,
+    nn.Dropout: nnq.Dropout,
+    **{getattr(nn, name): getattr(nnq, name) for name in _CONVOLUTIONS},
+    nn.ELU: nnq.ELU,
+    nn.Embedding: nnq.Embedding,
+    nn.EmbeddingBag: nnq.EmbeddingBag,
+    nn.GroupNorm: nnq.GroupNorm,
+    nn.Hardswish: nnq.Hardswish,
+    nn.InstanceNorm1d: nnq.InstanceNorm1d,
+    nn.InstanceNorm2d: nnq.InstanceNorm2d,
+    nn.InstanceNorm3d: nnq.InstanceNorm3d,
+    nn.LayerNorm: nnq.LayerNorm,
+    nn.RMSNorm: nnq.RMSNorm,
+    nn.LeakyReLU: nnq.LeakyReLU,
+    nn.modules.linear.NonDynamicallyQuantizableLinear: nnq.Linear,
     nn.Linear: nnq.Linear,
     nn.ReLU6: nnq.ReLU6,
-    nn.ELU: nnq.ELU,
-    nn.Hardswish: nnq.Hardswish,
-    nn.LeakyReLU: nnq.LeakyReLU,
+    nn.PReLU: nnq.PReLU,
     nn.Sigmoid: nnq.Sigmoid,
-    nn.modules.linear.NonDynamicallyQuantizableLinear: nnq.Linear,
+    nn.Tanh: nnq.Tanh,
+    nn.Hardsigmoid: nnq.Hardsigmoid,
+    nn.Softmax: nnq.Softmax,
+    # Elementwise, so that a table gives them exactly; torch had no module for these.
+    **{
+        module: nnq.Pointwise
+        for module in (
+            nn.SiLU, nn.GELU, nn.Mish, nn.CELU, nn.SELU, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink,
+            nn.Hardshrink, nn.Softshrink, nn.Threshold,
+        )
+    },
     nnq.FloatFunctional: nnq.QFunctional,
     nni.BNReLU2d: nniq.BNReLU2d,
+    nni.BNReLU3d: nniq.BNReLU3d,
+    nni.ConvReLU1d: nniq.ConvReLU1d,
     nni.ConvReLU2d: nniq.ConvReLU2d,
+    nni.ConvReLU3d: nniq.ConvReLU3d,
+    nni.ConvAdd2d: nniq.ConvAdd2d,
+    nni.ConvAddReLU2d: nniq.ConvAddReLU2d,
     nni.LinearReLU: nniq.LinearReLU,
-    nnqat.Conv2d: nnq.Conv2d,
+    nni.LinearLeakyReLU: nniq.LinearLeakyReLU,
+    nni.LinearTanh: nniq.LinearTanh,
+    **{getattr(nnqat, name): getattr(nnq, name) for name in _CONVOLUTIONS},
     nnqat.Linear: nnq.Linear,
+    nnqat.Embedding: nnq.Embedding,
+    nnqat.EmbeddingBag: nnq.EmbeddingBag,
+    nniqat.ConvBn1d: nnq.Conv1d,
     nniqat.ConvBn2d: nnq.Conv2d,
+    nniqat.ConvBn3d: nnq.Conv3d,
+    nniqat.ConvBnReLU1d: nniq.ConvReLU1d,
     nniqat.ConvBnReLU2d: nniq.ConvReLU2d,
+    nniqat.ConvBnReLU3d: nniq.ConvReLU3d,
+    nniqat.ConvReLU1d: nniq.ConvReLU1d,
     nniqat.ConvReLU2d: nniq.ConvReLU2d,
+    nniqat.ConvReLU3d: nniq.ConvReLU3d,
     nniqat.LinearReLU: nniq.LinearReLU,
-}
+    nniqat.LinearBn1d: nnq.Linear,
+}  # fmt: skip
 DEFAULT_MODULE_MAPPING = DEFAULT_STATIC_QUANT_MODULE_MAPPINGS  # the name of torch 1.3
 
 DEFAULT_QAT_MODULE_MAPPINGS: dict[type, type] = {
-    nn.Conv2d: nnqat.Conv2d,
+    **{getattr(nn, name): getattr(nnqat, name) for name in _CONVOLUTIONS},
     nn.Linear: nnqat.Linear,
     nn.modules.linear.NonDynamicallyQuantizableLinear: nnqat.Linear,
-    nni.ConvBn2d: nniqat.ConvBn2d,
-    nni.ConvBnReLU2d: nniqat.ConvBnReLU2d,
-    nni.ConvReLU2d: nniqat.ConvReLU2d,
-    nni.LinearReLU: nniqat.LinearReLU,
-}
+    **{
+        getattr(nni, name): getattr(nniqat, name)
+        for name in (
+            "ConvBn1d", "ConvBn2d", "ConvBn3d", "ConvBnReLU1d", "ConvBnReLU2d", "ConvBnReLU3d", "ConvReLU1d", "ConvReLU2d",
+            "ConvReLU3d", "LinearReLU", "LinearBn1d",
+        )
+    },
+}  # fmt: skip
 DEFAULT_QAT_MODULE_MAPPING = DEFAULT_QAT_MODULE_MAPPINGS
 
 DEFAULT_DYNAMIC_QUANT_MODULE_MAPPINGS: dict[type, type] = {
+    nn.GRUCell: nnqd.GRUCell,
     nn.Linear: nnqd.Linear,
+    nnqatd.Linear: nnqd.Linear,
     nn.modules.linear.NonDynamicallyQuantizableLinear: nnqd.Linear,
-    nni.LinearReLU: nnqd.Linear,
     nn.LSTM: nnqd.LSTM,
     nn.GRU: nnqd.GRU,
     nn.RNN: nnqd.RNN,
     nn.LSTMCell: nnqd.LSTMCell,
-    nn.GRUCell: nnqd.GRUCell,
     nn.RNNCell: nnqd.RNNCell,
+    nni.LinearReLU: nniqd.LinearReLU,
+    nn.EmbeddingBag: nnq.EmbeddingBag,
+    nn.Embedding: nnq.Embedding,
+    **{getattr(nn, name): getattr(nnqd, name) for name in _CONVOLUTIONS},
 }
 DEFAULT_DYNAMIC_MODULE_MAPPING = DEFAULT_DYNAMIC_QUANT_MODULE_MAPPINGS
 

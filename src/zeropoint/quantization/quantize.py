@@ -23,7 +23,13 @@ from zeropoint.quantization.recording import (
     quantizes,
     set_float_input,
 )
-from zeropoint.quantization.qconfig import assert_valid_qconfig, default_dynamic_qconfig
+from zeropoint.quantization.qconfig import (
+    assert_valid_qconfig,
+    default_dynamic_qconfig,
+    float16_dynamic_qconfig,
+    float_qparams_weight_only_qconfig,
+    float_qparams_weight_only_qconfig_4bit,
+)
 from zeropoint.quantization.quantization_mappings import (
     DEFAULT_MODULE_TO_ACT_POST_PROCESS,
     get_default_dynamic_quant_module_mappings,
@@ -33,7 +39,7 @@ from zeropoint.quantization.quantization_mappings import (
     no_observer_set,
 )
 from zeropoint.quantization.stubs import DeQuantStub, QuantWrapper
-from zeropoint.tensor import as_qdtype, is_qdtype, mark, qint8
+from zeropoint.tensor import as_qdtype, is_qdtype, mark, qint8, quint4x2, quint8
 
 __all__ = [
     "_observer_forward_hook",
@@ -404,6 +410,23 @@ def quantize_qat(model: nn.Module, run_fn: Callable[..., Any], run_args: Any, in
 
 # What quantize_dynamic takes by default.
 _DYNAMIC = (nn.Linear, nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+_EMBEDDINGS = (nn.EmbeddingBag, nn.Embedding)
+
+
+def _dynamic_defaults(dtype: Any) -> tuple[tuple[type, ...], Any]:
+    """Types and qconfig of a dtype, as torch has them."""
+    if dtype == torch.float16:
+        return _DYNAMIC, float16_dynamic_qconfig
+    kind = as_qdtype(dtype) if is_qdtype(dtype) else None
+    if kind is qint8:
+        return _DYNAMIC, default_dynamic_qconfig
+    if kind is quint8:
+        return _EMBEDDINGS, float_qparams_weight_only_qconfig
+    if kind is quint4x2:
+        return _EMBEDDINGS, float_qparams_weight_only_qconfig_4bit
+    raise QuantizationError(
+        f"Unknown dtype specified for quantize_dynamic: {dtype!r}; use qint8, float16, or quint8 and quint4x2 for embeddings"
+    )
 
 
 def quantize_dynamic(
@@ -412,25 +435,27 @@ def quantize_dynamic(
     dtype: Any = qint8,
     mapping: dict[type, Any] | None = None,
     inplace: bool = False,
+    per_row: bool = False,
 ) -> nn.Module:
     """int8 weights, activations quantized at run time to each input's range; no calibration.
 
     Args:
         qconfig_spec: set of module types or names, or a dict of those to qconfigs; by default every
-            Linear, LSTM, GRU, RNN and cell.
-        dtype: qint8.
+            Linear, LSTM, GRU, RNN and cell (for quint8 and quint4x2: Embedding and EmbeddingBag).
+        dtype: qint8; float16 to keep weights in half precision; quint8 or quint4x2 for embeddings.
         mapping: float type to dynamic type, by default :func:`get_default_dynamic_quant_module_mappings`.
+        per_row: give each row (token) a range of its own, instead of one per tensor as torch does. Nearer
+            to float, most of all for language models, at the same speed.
 
     Raises:
         QuantizationError: another dtype, or a requested type that has no dynamic form.
     """
     table = get_default_dynamic_quant_module_mappings() if mapping is None else mapping
-    if not is_qdtype(dtype) or as_qdtype(dtype) != qint8:
-        raise QuantizationError(f"quantize_dynamic: dtype must be qint8, got {dtype!r}")
+    types, default = _dynamic_defaults(dtype)
     if qconfig_spec is None:
-        qconfig_spec = dict.fromkeys(_DYNAMIC, default_dynamic_qconfig)
+        qconfig_spec = dict.fromkeys(types, default)
     elif not isinstance(qconfig_spec, dict):
-        qconfig_spec = dict.fromkeys(qconfig_spec, default_dynamic_qconfig)
+        qconfig_spec = dict.fromkeys(qconfig_spec, default)
     names = dict(model.named_modules())
     for key, qconfig in qconfig_spec.items():
         wanted = type(names[key]) if key in names else key
@@ -449,7 +474,12 @@ def quantize_dynamic(
         model = copy.deepcopy(model)
     model.eval()
     propagate_qconfig_(model, qconfig_spec)
-    return convert(model, mapping=table, inplace=True)
+    model = convert(model, mapping=table, inplace=True)
+    if per_row:
+        for module in model.modules():
+            if isinstance(module, nnq.dynamic.Linear):
+                module.per_row = True
+    return model
 
 
 def get_observer_dict(mod: nn.Module, target_dict: dict[str, nn.Module], prefix: str = "") -> None:

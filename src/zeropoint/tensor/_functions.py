@@ -553,6 +553,45 @@ def _dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = Fals
     return NotImplemented if training else x
 
 
+def _fixed_grid(function: Any, scale: float, unsigned: int, signed: int) -> Callable[..., Any]:
+    """Functions with a bounded range have torch's fixed qparams where no call site is known."""
+
+    def form(x: Any, *args: Any, **kwargs: Any) -> Any:
+        from zeropoint.tensor._pointwise import pointwise
+
+        if not _eight_bit(x) or args:
+            return NotImplemented
+        return pointwise(x, function, scale, signed if x._qdtype.signed else unsigned)
+
+    return form
+
+
+for _bounded in (torch.sigmoid, _Tensor.sigmoid, F.sigmoid):
+    integer_form(_bounded, when=_never)(_fixed_grid(torch.sigmoid, 1.0 / 256.0, 0, -128))
+for _bounded in (torch.tanh, _Tensor.tanh, F.tanh):
+    integer_form(_bounded, when=_never)(_fixed_grid(torch.tanh, 2.0 / 256.0, 128, 0))
+integer_form(F.hardsigmoid, when=_never)(_fixed_grid(F.hardsigmoid, 1.0 / 256.0, 0, -128))
+
+
+def _on_own_grid(function: Any) -> Callable[..., Any]:
+    """As torch: with the input's qparams where no call site is known."""
+
+    def form(x: Any, *args: Any, **kwargs: Any) -> Any:
+        from zeropoint.tensor._pointwise import pointwise
+
+        if not _eight_bit(x) or tree_any(lambda v: isinstance(v, torch.Tensor), (args, kwargs)):
+            return NotImplemented
+        options = {k: v for k, v in kwargs.items() if k != "inplace"}
+        result = pointwise(x, lambda v: function(v, *args, **options), x._scale, x._zero_point, cache=False)
+        return _update(x, result, kwargs.get("inplace") is True)
+
+    return form
+
+
+for _own_grid in (F.leaky_relu, F.gelu, F.threshold, F.elu):
+    integer_form(_own_grid, when=_never)(_on_own_grid(_own_grid))
+
+
 @integer_form(F.interpolate)
 def _interpolate(
     x: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None, **kwargs: Any

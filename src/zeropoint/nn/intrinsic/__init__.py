@@ -3,6 +3,8 @@
 from zeropoint.nn.intrinsic.fused import (
     BNReLU2d,
     BNReLU3d,
+    ConvAdd2d,
+    ConvAddReLU2d,
     ConvBn1d,
     ConvBn2d,
     ConvBn3d,
@@ -13,13 +15,17 @@ from zeropoint.nn.intrinsic.fused import (
     ConvReLU2d,
     ConvReLU3d,
     LinearBn1d,
+    LinearLeakyReLU,
     LinearReLU,
+    LinearTanh,
     _FusedModule,
 )
 
 __all__ = [
     "BNReLU2d",
     "BNReLU3d",
+    "ConvAdd2d",
+    "ConvAddReLU2d",
     "ConvBn1d",
     "ConvBn2d",
     "ConvBn3d",
@@ -30,6 +36,8 @@ __all__ = [
     "ConvReLU2d",
     "ConvReLU3d",
     "LinearBn1d",
+    "LinearLeakyReLU",
     "LinearReLU",
+    "LinearTanh",
     "_FusedModule",
 ]

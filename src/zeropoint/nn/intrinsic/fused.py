@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import nn
 
 from zeropoint.errors import QuantizationError
@@ -140,3 +144,44 @@ class LinearBn1d(_FusedModule):
 
     def __init__(self, linear: nn.Linear, bn: nn.BatchNorm1d) -> None:
         super().__init__(linear, bn)
+
+
+class LinearLeakyReLU(_FusedModule):
+    """Linear, LeakyReLU."""
+
+    _members = (nn.Linear, nn.LeakyReLU)
+
+    def __init__(self, linear: nn.Linear, leaky_relu: nn.LeakyReLU) -> None:
+        super().__init__(linear, leaky_relu)
+
+
+class LinearTanh(_FusedModule):
+    """Linear, Tanh."""
+
+    _members = (nn.Linear, nn.Tanh)
+
+    def __init__(self, linear: nn.Linear, tanh: nn.Tanh) -> None:
+        super().__init__(linear, tanh)
+
+
+class ConvAdd2d(_FusedModule):
+    """``add(conv(x1), x2)``; ``add`` is a function of two tensors or a module."""
+
+    def __init__(self, conv: nn.Conv2d, add: Callable[..., torch.Tensor]) -> None:
+        nn.Sequential.__init__(self, conv)
+        self.add: Any = add
+
+    def forward(self, x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return self.add(self[0](x1), x2)
+
+
+class ConvAddReLU2d(_FusedModule):
+    """``relu(add(conv(x1), x2))``."""
+
+    def __init__(self, conv: nn.Conv2d, add: Callable[..., torch.Tensor], relu: nn.Module) -> None:
+        nn.Sequential.__init__(self, conv)
+        self.add: Any = add
+        self.relu = relu
+
+    def forward(self, x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return self.relu(self.add(self[0](x1), x2))

@@ -10,23 +10,30 @@ import torch.nn.functional as F
 
 from zeropoint import ops
 from zeropoint.errors import QuantizationError
+from zeropoint.ops.convolution import Convolution
 from zeropoint.tensor import QTensor, as_qdtype, check_scale, check_zero_point, pointwise, qint8, quint8
 from zeropoint.tensor._functions import int_tuple
 
 __all__ = [
     "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
     "add",
     "add_relu",
     "avg_pool2d",
+    "avg_pool3d",
     "celu",
     "clamp",
+    "conv1d",
     "conv2d",
+    "conv3d",
     "elu",
+    "hardsigmoid",
     "hardswish",
     "hardtanh",
     "interpolate",
     "leaky_relu",
     "linear",
+    "max_pool1d",
     "max_pool2d",
     "mul",
     "relu",
@@ -98,51 +105,49 @@ def linear(
     return QTensor(data, scale, zero_point, quint8)
 
 
-def conv2d(
-    input: QTensor,
-    weight: QTensor,
-    bias: torch.Tensor | None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    padding_mode: str = "zeros",
-    scale: float = 1.0,
-    zero_point: int = 0,
-    dtype: Any = quint8,
-) -> QTensor:
-    """2-d convolution to ``scale`` and ``zero_point``. Packs the weight on each call."""
-    x = _quantized("conv2d", input)
-    if padding_mode != "zeros":
-        raise NotImplementedError("Only zero-padding is supported!")
-    if x.dim() != 4:
-        raise ValueError("Input shape must be `(N, C, H, W)`!")
-    out = as_qdtype(dtype)
-    if out not in (quint8, qint8):
-        raise QuantizationError(f"conv2d: dtype must be quint8 or qint8, got {out!r}")
-    w, w_scale, w_zero_point = _weight("conv2d", weight)
-    scale, zero_point = check_scale("conv2d", scale), check_zero_point("conv2d", zero_point, out)
-    packed = ops.conv2d_pack(w, w_zero_point, int_tuple(dilation, 2), groups)
-    data = ops.conv2d(
-        x._data,
-        w,
-        packed,
-        w_scale,
-        w_zero_point,
-        _bias("conv2d", bias),
-        int_tuple(stride, 2),
-        int_tuple(padding, 2),
-        int_tuple(dilation, 2),
-        groups,
-        x._scale,
-        x._zero_point,
-        scale,
-        zero_point,
-        out.quant_min,
-        out.quant_max,
-        out.storage,
-    )
-    return QTensor(data, scale, zero_point, out)
+def _conv(dims: int, shape: str) -> Any:
+    name = f"conv{dims}d"
+
+    def conv(
+        input: QTensor,
+        weight: QTensor,
+        bias: torch.Tensor | None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+        scale: float = 1.0,
+        zero_point: int = 0,
+        dtype: Any = quint8,
+    ) -> QTensor:
+        x = _quantized(name, input)
+        if padding_mode != "zeros":
+            raise NotImplementedError("Only zero-padding is supported!")
+        if x.dim() != dims + 2:
+            raise ValueError(f"Input shape must be `{shape}`!")
+        out = as_qdtype(dtype)
+        if out not in (quint8, qint8):
+            raise QuantizationError(f"{name}: dtype must be quint8 or qint8, got {out!r}")
+        w, w_scale, w_zero_point = _weight(name, weight)
+        scale, zero_point = check_scale(name, scale), check_zero_point(name, zero_point, out)
+        steps, pad, gaps = (tuple(int_tuple(v, dims)) for v in (stride, padding, dilation))
+        convolution = Convolution(steps, pad, gaps, groups)
+        kernel = convolution.kernel_weight(w)
+        data = convolution(
+            x._data, kernel, convolution.pack(kernel, w_zero_point), w_scale, w_zero_point, _bias(name, bias),
+            tuple(w.shape[2:]), x._scale, x._zero_point, scale, zero_point, out.quant_min, out.quant_max, out.storage,
+        )  # fmt: skip
+        return QTensor(data, scale, zero_point, out)
+
+    conv.__name__ = conv.__qualname__ = name
+    conv.__doc__ = f"{dims}-d convolution to ``scale`` and ``zero_point``. Packs the weight on each call."
+    return conv
+
+
+conv1d = _conv(1, "(N, C, L)")
+conv2d = _conv(2, "(N, C, H, W)")
+conv3d = _conv(3, "(N, C, D, H, W)")
 
 
 def _binary(function: str, a: Any, b: Any, scale: Any, zero_point: Any, relu: bool = False) -> QTensor:
@@ -218,6 +223,47 @@ def avg_pool2d(
     return F.avg_pool2d(
         _quantized("avg_pool2d", input), kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )
+
+
+def max_pool1d(
+    input: QTensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> torch.Tensor:
+    """Keeps the input's qparams. ``return_indices`` is not supported."""
+    if return_indices:
+        raise NotImplementedError("return_indices is not yet implemented!")
+    return F.max_pool1d(_quantized("max_pool1d", input), kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def avg_pool3d(
+    input: QTensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> torch.Tensor:
+    """Keeps the input's qparams."""
+    return F.avg_pool3d(
+        _quantized("avg_pool3d", input), kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+
+
+def adaptive_avg_pool3d(input: QTensor, output_size: Any) -> torch.Tensor:
+    """Keeps the input's qparams."""
+    return F.adaptive_avg_pool3d(_quantized("adaptive_avg_pool3d", input), output_size)
+
+
+def hardsigmoid(input: QTensor, inplace: bool = False) -> QTensor:
+    """``relu6(x + 3) / 6`` with torch's fixed output: scale 1/256 over all of the dtype."""
+    x = _quantized("hardsigmoid", input)
+    return _table("hardsigmoid", x, "hardsigmoid", 1.0 / 256.0, x._qdtype.quant_min)
 
 
 def adaptive_avg_pool2d(input: QTensor, output_size: Any) -> torch.Tensor:

@@ -1,10 +1,10 @@
-"""Batch norm with its ReLU (or ReLU6) in the epilogue."""
+"""Batch norms with their ReLU (or ReLU6) in the epilogue."""
 
 from __future__ import annotations
 
-from zeropoint.nn.quantized.modules.batchnorm import BatchNorm2d
+from zeropoint.nn.quantized.modules.batchnorm import BatchNorm2d, BatchNorm3d
 
-__all__ = ["BNReLU2d"]
+__all__ = ["BNReLU2d", "BNReLU3d"]
 
 
 class BNReLU2d(BatchNorm2d):
@@ -12,5 +12,8 @@ class BNReLU2d(BatchNorm2d):
 
     _relu = True
 
-    def _get_name(self) -> str:
-        return "QuantizedBNReLU2d"
+
+class BNReLU3d(BatchNorm3d):
+    """Quantized BatchNorm3d and ReLU; ``relu_max`` is 6.0 where a ReLU6 was fused, else None."""
+
+    _relu = True

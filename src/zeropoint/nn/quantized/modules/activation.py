@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -9,10 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from zeropoint import ops
+from zeropoint.errors import QuantizationError
 from zeropoint.nn.quantized.modules.weighted import FloatInput, QuantizedOutput, observed_qparams, quantized_input
 from zeropoint.tensor import QTensor, make_table
 
-__all__ = ["ELU", "Hardswish", "LeakyReLU", "ReLU", "ReLU6", "Sigmoid"]
+__all__ = ["ELU", "Hardsigmoid", "Hardswish", "LeakyReLU", "PReLU", "Pointwise", "ReLU", "ReLU6", "Sigmoid", "Softmax", "Tanh"]
 
 
 class ReLU(FloatInput):
@@ -147,3 +150,154 @@ class Sigmoid(_TableActivation):
     @classmethod
     def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Sigmoid:
         return cls(1.0, 0)._observed(mod)
+
+
+class Tanh(_TableActivation):
+    """``tanh(x)``; torch left it to the tensor."""
+
+    def __init__(self, output_scale: float, output_zero_point: int) -> None:
+        super().__init__(output_scale, output_zero_point)
+
+    def _function(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x)
+
+    @classmethod
+    def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Tanh:
+        return cls(1.0, 0)._observed(mod)
+
+
+class Hardsigmoid(_TableActivation):
+    """``relu6(x + 3) / 6``; torch left it to the tensor."""
+
+    def __init__(self, output_scale: float, output_zero_point: int) -> None:
+        super().__init__(output_scale, output_zero_point)
+
+    def _function(self, x: torch.Tensor) -> torch.Tensor:
+        return F.hardsigmoid(x)
+
+    @classmethod
+    def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Hardsigmoid:
+        return cls(1.0, 0)._observed(mod)
+
+
+class Pointwise(_TableActivation):
+    """Any elementwise float module (GELU, SiLU, Mish, Softplus ...) as a table of its values.
+
+    The float module is kept as ``function``.
+    """
+
+    def __init__(self, function: nn.Module, scale: float, zero_point: int) -> None:
+        super().__init__(scale, zero_point)
+        self.function = function
+
+    def _function(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x.clone())
+
+    @classmethod
+    def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Pointwise:
+        """From a prepared elementwise module; it is copied without its observer."""
+        function = copy.copy(mod)
+        function._modules = {}
+        function._forward_hooks, function._forward_pre_hooks = OrderedDict(), OrderedDict()
+        if "qconfig" in function.__dict__:
+            function.__dict__ = {k: v for k, v in function.__dict__.items() if k != "qconfig"}
+        return cls(function, 1.0, 0)._observed(mod)
+
+
+class PReLU(QuantizedOutput):
+    """``x`` above 0, ``weight[c] * x`` below, with one weight or one per channel (dimension 1)."""
+
+    weight: torch.Tensor
+
+    def __init__(self, output_scale: float, output_zero_point: int, num_parameters: int = 1) -> None:
+        super().__init__()
+        self.num_parameters = num_parameters
+        self.scale, self.zero_point = output_scale, output_zero_point
+        self.register_buffer("weight", torch.full((num_parameters,), 0.25))
+
+    def set_weight(self, w: torch.Tensor) -> None:
+        """The slopes, float or quantized."""
+        self.weight = (w.dequantize() if isinstance(w, QTensor) else w.detach().float()).reshape(-1).clone()
+
+    def forward(self, input: QTensor) -> QTensor:
+        if not self._calibrated:
+            self._require_calibration()
+        x = quantized_input(self, input)
+        channels = x._data.shape[1] if x._data.dim() > 1 else 1
+        if self.num_parameters not in (1, channels):
+            raise QuantizationError(
+                f"{self._qualified_name or 'PReLU'}: {self.num_parameters} slopes do not fit {channels} channels"
+            )
+        slopes = self.weight.tolist()
+        tables = torch.cat(
+            [
+                make_table(
+                    lambda v, s=slope: torch.where(v >= 0, v, s * v), x._scale, x._zero_point, x._qdtype, self._scale,
+                    self._zero_point, self._output_dtype,
+                )
+                for slope in slopes
+            ]
+        )  # fmt: skip
+        if self.num_parameters == 1:
+            return QTensor(ops.lookup(x._data, tables), self._scale, self._zero_point, self._output_dtype)
+        shape = [1, -1] + [1] * (x._data.dim() - 2)
+        offsets = (torch.arange(channels) * 256).reshape(shape)
+        data = tables[(x._data.to(torch.int64) & 0xFF) + offsets]
+        return QTensor(data, self._scale, self._zero_point, self._output_dtype)
+
+    def _get_name(self) -> str:
+        return "QuantizedPReLU"
+
+    def extra_repr(self) -> str:
+        return f"num_parameters={self.num_parameters}, scale={self.scale}, zero_point={self.zero_point}"
+
+    @classmethod
+    def from_float(cls, mod: Any, use_precomputed_fake_quant: bool = False) -> PReLU:
+        """From a prepared float PReLU."""
+        result = cls(1.0, 0, mod.num_parameters)
+        result.set_weight(mod.weight)
+        result.set_output(*observed_qparams(mod))
+        return result
+
+    @classmethod
+    def from_reference(cls, mod: Any, scale: float, zero_point: int) -> PReLU:
+        result = cls(float(scale), int(zero_point), mod.num_parameters)
+        result.set_weight(mod.weight)
+        return result
+
+
+class Softmax(QuantizedOutput):
+    """``torch.nn.Softmax`` on int8 (ops.softmax). Replaces ``torch.ao.nn.quantized.Softmax``."""
+
+    def __init__(self, dim: int | None = None, scale: float = 1.0, zero_point: int = 0) -> None:
+        super().__init__()
+        self.dim = dim
+        self.scale, self.zero_point = scale, zero_point
+
+    def forward(self, input: QTensor) -> QTensor:
+        if not self._calibrated:
+            self._require_calibration()
+        x = quantized_input(self, input)
+        dim = self.dim if self.dim is not None else (0 if x._data.dim() in (0, 1, 3) else 1)  # as torch.nn.Softmax
+        dtype = self._output_dtype
+        data = ops.softmax(
+            x._data, dim, x._scale, self._scale, self._zero_point, dtype.quant_min, dtype.quant_max, dtype.storage
+        )
+        return QTensor(data, self._scale, self._zero_point, dtype)
+
+    def _get_name(self) -> str:
+        return "QuantizedSoftmax"
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, scale={self.scale}, zero_point={self.zero_point}"
+
+    @staticmethod
+    def from_float(mod: Any, use_precomputed_fake_quant: bool = False) -> Softmax:
+        """From a prepared float Softmax."""
+        result = Softmax(mod.dim)
+        result.set_output(*observed_qparams(mod))
+        return result
+
+    @classmethod
+    def from_reference(cls, mod: Any, scale: float, zero_point: int) -> Softmax:
+        return cls(mod.dim, float(scale), int(zero_point))

@@ -13,17 +13,17 @@ from zeropoint.nn import intrinsic as nni
 from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, observed_qparams, quantized_input, relu_bound
 from zeropoint.tensor import QTensor
 
-__all__ = ["BatchNorm2d"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]
 
 
-class BatchNorm2d(QuantizedOutput):
+class _BatchNorm(QuantizedOutput):
     """``(x - mean) / sqrt(var + eps) * weight + bias`` per channel, on int8.
 
     Runs as a depthwise 1x1 convolution whose weights are the signs of the channels' factors and whose
     weight scales are their magnitudes: exact but for the final rounding, with no kernel of its own.
-
-    Shape: [N, C, H, W]; the output is channels_last. Replaces ``torch.ao.nn.quantized.BatchNorm2d``.
     """
+
+    _shapes: dict[int, str]  # by number of dimensions
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -43,7 +43,7 @@ class BatchNorm2d(QuantizedOutput):
         self._prepared_for: tuple[Any, ...] = ()
 
     def _get_name(self) -> str:
-        return "QuantizedBatchNorm2d"
+        return f"Quantized{type(self).__name__}"
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, scale={self.scale}, zero_point={self.zero_point}"
@@ -66,11 +66,13 @@ class BatchNorm2d(QuantizedOutput):
             self._require_calibration()
         x = quantized_input(self, input)
         data = x._data
-        if data.dim() != 4 or data.shape[1] != self.num_features:
+        shape = data.shape
+        if data.dim() not in self._shapes or shape[1] != self.num_features:
             name = self._qualified_name or type(self).__name__
-            raise QuantizationError(
-                f"{name}: the input must be [N, {self.num_features}, H, W], got {tuple(data.shape)}"
-            )
+            accepted = " or ".join(f"[N, {self.num_features}{rest}]" for rest in self._shapes.values())
+            raise QuantizationError(f"{name}: the input must be {accepted}, got {tuple(shape)}")
+        if data.dim() != 4:
+            data = data.reshape(shape[0], shape[1], -1, 1)
         sign, packed, magnitude, offset = self._affine()
         dtype = self._output_dtype
         low, high = self._clamp()
@@ -78,15 +80,17 @@ class BatchNorm2d(QuantizedOutput):
             data, sign, packed, magnitude, None, offset, (1, 1), (0, 0), (1, 1), self.num_features, x._scale, x._zero_point,
             self._scale, self._zero_point, low, high, dtype.storage,
         )  # fmt: skip
-        return QTensor(result, self._scale, self._zero_point, dtype)
+        return QTensor(
+            result if len(shape) == 4 else result.reshape(shape), self._scale, self._zero_point, dtype
+        )
 
     @classmethod
-    def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> BatchNorm2d:
-        """From a prepared BatchNorm2d (or BNReLU2d) in eval mode."""
-        bn: Any = mod[0] if isinstance(mod, nni.BNReLU2d) else mod
+    def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Any:
+        """From a prepared float batch norm (or its fused form with a ReLU) in eval mode."""
+        bn: Any = mod[0] if isinstance(mod, nni._FusedModule) else mod
         if bn.running_mean is None:
             raise QuantizationError(
-                "BatchNorm2d.from_float: the batch norm needs running statistics (track_running_stats=True)"
+                f"{cls.__name__}.from_float: the batch norm needs running statistics (track_running_stats=True)"
             )
         result = cls(bn.num_features, bn.eps, bn.momentum)
         with torch.no_grad():
@@ -100,8 +104,8 @@ class BatchNorm2d(QuantizedOutput):
         return result
 
     @classmethod
-    def from_reference(cls, bn: Any, output_scale: float, output_zero_point: int) -> BatchNorm2d:
-        """From a float BatchNorm2d and given output qparams."""
+    def from_reference(cls, bn: Any, output_scale: float, output_zero_point: int) -> Any:
+        """From a float batch norm and given output qparams."""
         result = cls(bn.num_features, bn.eps, bn.momentum)
         with torch.no_grad():
             for name in ("weight", "bias", "running_mean", "running_var"):
@@ -111,3 +115,21 @@ class BatchNorm2d(QuantizedOutput):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_prepared": (), "_prepared_for": ()}
+
+
+class BatchNorm1d(_BatchNorm):
+    """Batch norm of [N, C] or [N, C, L] on int8; torch had none."""
+
+    _shapes = {2: "", 3: ", L"}
+
+
+class BatchNorm2d(_BatchNorm):
+    """Batch norm of [N, C, H, W] on int8; the output is channels_last. Replaces ``torch.ao.nn.quantized.BatchNorm2d``."""
+
+    _shapes = {4: ", H, W"}
+
+
+class BatchNorm3d(_BatchNorm):
+    """Batch norm of [N, C, D, H, W] on int8. Replaces ``torch.ao.nn.quantized.BatchNorm3d``."""
+
+    _shapes = {5: ", D, H, W"}

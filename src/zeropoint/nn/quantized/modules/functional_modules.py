@@ -12,7 +12,7 @@ from zeropoint.errors import QuantizationError
 from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, observed_qparams, quantized_input
 from zeropoint.tensor import ObservedTensor, QTensor, mark, pointwise, quantize_per_tensor, requantize, unmark
 
-__all__ = ["FloatFunctional", "QFunctional"]
+__all__ = ["FXFloatFunctional", "FloatFunctional", "QFunctional"]
 
 
 class FloatFunctional(nn.Module):
@@ -56,6 +56,34 @@ class FloatFunctional(nn.Module):
 
     def matmul(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return self._observed(torch.matmul(unmark(x), unmark(y)))
+
+
+class FXFloatFunctional(nn.Module):
+    """The functions alone, without observers, for traced models (torch's name)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("FloatFunctional is not intended to use the 'forward'. Please use the underlying operation")
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.add(x, y)
+
+    def add_scalar(self, x: torch.Tensor, y: float) -> torch.Tensor:
+        return torch.add(x, y)
+
+    def mul(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.mul(x, y)
+
+    def mul_scalar(self, x: torch.Tensor, y: float) -> torch.Tensor:
+        return torch.mul(x, y)
+
+    def cat(self, x: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
+        return torch.cat(x, dim=dim)
+
+    def add_relu(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.relu(torch.add(x, y))
+
+    def matmul(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.matmul(x, y)
 
 
 class QFunctional(QuantizedOutput):

@@ -10,6 +10,7 @@ from torch import nn
 from zeropoint import ops
 from zeropoint.errors import QuantizationError
 from zeropoint.nn import intrinsic as nni
+from zeropoint.nn.intrinsic import qat as nniqat
 from zeropoint.nn.quantized.modules.weighted import (
     WeightedQuantizedModule,
     observed_qparams,
@@ -71,13 +72,19 @@ class Linear(WeightedQuantizedModule):
     @classmethod
     def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Linear:
         """From a prepared float or QAT module with a qconfig and an ``activation_post_process``."""
-        linear: Any = mod[0] if isinstance(mod, nni.LinearReLU) else mod
-        weight = quantize_weight(linear.weight, weight_observer(mod, linear))
-        result = cls(linear.in_features, linear.out_features, linear.bias is not None)
-        result.set_weight_bias(weight, linear.bias)
+        linear: Any = mod[0] if isinstance(mod, nni._FusedModule) else mod
+        # A QAT Linear with batch norm runs with the batch norm folded in.
+        float_weight, bias = linear.folded() if isinstance(linear, nniqat.LinearBn1d) else (linear.weight, linear.bias)
+        result = cls._like(linear, mod)
+        result.set_weight_bias(quantize_weight(float_weight, weight_observer(mod, linear)), bias)
         result.set_output(*observed_qparams(mod))
         result.relu_max = relu_bound(mod)
         return result
+
+    @classmethod
+    def _like(cls, linear: Any, mod: nn.Module) -> Any:
+        """An empty module of the sizes of a float one."""
+        return cls(linear.in_features, linear.out_features, linear.bias is not None)
 
     @classmethod
     def from_reference(cls, ref_qlinear: Any, output_scale: float, output_zero_point: int) -> Linear:

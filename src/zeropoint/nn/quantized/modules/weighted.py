@@ -16,6 +16,7 @@ from zeropoint.tensor import (
     as_qdtype,
     check_scale,
     check_zero_point,
+    is_per_channel,
     qint8,
     quantize_per_channel,
     quantize_per_tensor,
@@ -78,15 +79,18 @@ def quantize_weight(weight: torch.Tensor, observer: Any) -> QTensor:
     return quantize_per_channel(weight, scale, zero_point.to(torch.int64), axis, qint8)
 
 
-def weight_observer(mod: nn.Module, inner: nn.Module) -> Any:
-    """The weight's fake quantize of a QAT module, else a new observer from the qconfig."""
+def weight_observer(mod: nn.Module, inner: nn.Module, axis: int = 0) -> Any:
+    """The weight's fake quantize of a QAT module, else a new observer from the qconfig; per channel it looks along ``axis``."""
     fake_quant = getattr(inner, "weight_fake_quant", None) or getattr(mod, "weight_fake_quant", None)
     if fake_quant is not None:
         return fake_quant
     qconfig = getattr(mod, "qconfig", None) or getattr(inner, "qconfig", None)
     if qconfig is None:
         raise QuantizationError(f"{type(mod).__name__}.from_float: the input float module must have qconfig defined")
-    return qconfig.weight()
+    observer = qconfig.weight()
+    if axis and is_per_channel(observer.qscheme):
+        observer.ch_axis = axis
+    return observer
 
 
 def relu_bound(mod: nn.Module) -> float | None:
@@ -275,6 +279,7 @@ class WeightedQuantizedModule(QuantizedOutput):
 
     _weight: QTensor
     _bias: torch.Tensor | None
+    _weight_axis = 0  # of the output channels
 
     def __init__(self) -> None:
         super().__init__()
@@ -282,7 +287,7 @@ class WeightedQuantizedModule(QuantizedOutput):
         self._packed_layout = -1
 
     def set_weight_bias(self, w: QTensor, b: torch.Tensor | None) -> None:
-        """Sets weight (qint8, per tensor or per channel of axis 0) and float bias.
+        """Sets weight (qint8, per tensor or per channel of its output channels' axis) and float bias.
 
         Raises:
             QuantizationError: another dtype, axis or shape, or weights whose sums overflow int32.
@@ -292,24 +297,35 @@ class WeightedQuantizedModule(QuantizedOutput):
             raise QuantizationError(
                 f"{name}.set_weight_bias: the weight must be a qint8 quantized tensor, got {getattr(w, 'dtype', type(w).__name__)!r}"
             )
-        if w._axis not in (None, 0):
-            raise QuantizationError(f"{name}.set_weight_bias: per-channel weights must have axis 0, got axis {w._axis}")
+        if w._axis not in (None, self._weight_axis):
+            raise QuantizationError(
+                f"{name}.set_weight_bias: per-channel weights must have axis {self._weight_axis}, got axis {w._axis}"
+            )
         if tuple(w.shape) != self._weight_shape():
             raise QuantizationError(
                 f"{name}.set_weight_bias: the weight must have shape {self._weight_shape()}, got {tuple(w.shape)}"
             )
-        if b is not None and tuple(b.shape) != (w.shape[0],):
+        if b is not None and tuple(b.shape) != (self._outputs(),):
             raise QuantizationError(
-                f"{name}.set_weight_bias: the bias must have shape {(w.shape[0],)}, got {tuple(b.shape)}"
+                f"{name}.set_weight_bias: the bias must have shape {(self._outputs(),)}, got {tuple(b.shape)}"
             )
         self._weight = w
         self._bias = None if b is None else b.detach().float().contiguous()
-        self._int_weight = w._data.contiguous()
         scale = torch.tensor([w._scale], dtype=torch.float32) if w._axis is None else w._scale
         zero_point = torch.tensor([w._zero_point]) if w._axis is None else w._zero_point.to(torch.int64)
-        self._w_scale = scale.contiguous()
-        self._w_zero_point = zero_point.contiguous() if bool((zero_point != 0).any()) else None
+        self._int_weight, self._w_scale, zero_point = self._kernel_form(w._data, scale, zero_point)
+        self._w_zero_point = zero_point if bool((zero_point != 0).any()) else None
         self._packed, self._packed_layout = None, -1
+
+    def _outputs(self) -> int:
+        """Number of output channels."""
+        return self._weight_shape()[0]
+
+    def _kernel_form(
+        self, data: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Weight, scales and zero points as the operator takes them."""
+        return data.contiguous(), scale.contiguous(), zero_point.contiguous()
 
     def weight(self) -> QTensor:
         return self._weight
@@ -342,7 +358,9 @@ class WeightedQuantizedModule(QuantizedOutput):
         destination[prefix + "weight_zero_point"] = (
             torch.tensor(0)
             if self._w_zero_point is None
-            else self._w_zero_point.reshape(destination[prefix + "weight_scale"].shape)
+            else torch.tensor(w._zero_point)
+            if w._axis is None
+            else w._zero_point.to(torch.int64)
         )
         if self._bias is not None:
             destination[prefix + "bias"] = self._bias
@@ -390,13 +408,12 @@ class WeightedQuantizedModule(QuantizedOutput):
         except QuantizationError as error:
             error_msgs.append(f"{prefix}weight: {error}")
 
-    @staticmethod
-    def _assemble(weight: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> QTensor:
+    def _assemble(self, weight: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> QTensor:
         from zeropoint.tensor import make_per_channel_quantized_tensor, make_per_tensor_quantized_tensor
 
         if scale.dim() == 0:
             return make_per_tensor_quantized_tensor(weight, scale, zero_point)
-        return make_per_channel_quantized_tensor(weight, scale, zero_point.expand(scale.shape), 0)
+        return make_per_channel_quantized_tensor(weight, scale, zero_point.expand(scale.shape), self._weight_axis)
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights belong to this process's instruction set; they are made again.
