@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+import zeropoint as zp
+from zeropoint.analysis import sqnr as zp_sqnr
 from zeropoint import QuantizationError, qint8
 from zeropoint.analysis import sqnr
 from zeropoint.nn.quantized import dynamic as nnqd
@@ -151,5 +153,65 @@ def test_recurrent_state_copy_and_default():
     assert "DynamicQuantizedLSTM" in repr(quantized)
     with pytest.raises(QuantizationError, match=r"\[..., 10\]"):
         quantized(torch.randn(4, 2, 9))
-    with pytest.raises(QuantizationError, match="projections"):
-        quantize_dynamic(nn.Sequential(nn.LSTM(10, 16, proj_size=4)))
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_projections(bidirectional):
+    lstm, x = nn.LSTM(10, 16, 2, proj_size=4, bidirectional=bidirectional), torch.randn(5, 3, 10)
+    quantized = quantize_dynamic(nn.Sequential(lstm))[0]
+    (out, (h, c)), (ref, (rh, rc)) = quantized(x), lstm(x)
+    assert out.shape == ref.shape
+    assert h.shape == rh.shape
+    assert c.shape == rc.shape
+    assert float((out - ref).detach().abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Conv1d(4, 6, 3), lambda: nn.Conv2d(4, 6, 3, padding=1), lambda: nn.Conv3d(4, 6, 3), lambda: nn.ConvTranspose2d(4, 6, 3, 2)])
+def test_dynamic_convolutions(make):
+    conv = make()
+    quantized = quantize_dynamic(nn.Sequential(conv), {type(conv)})
+    x = torch.randn(2, 4, *[7] * len(conv.kernel_size))
+    assert "DynamicQuantizedConv" in repr(quantized)
+    assert zp_sqnr(conv(x), quantized(x)) > 34
+
+
+def test_rows_have_ranges_of_their_own():
+    """One loud token leaves the others their resolution, and a row's result does not depend on the others."""
+    linear, x = nn.Linear(64, 32), torch.randn(8, 64)
+    x[0] *= 1000
+    per_tensor, per_row = (quantize_dynamic(nn.Sequential(linear), per_row=r) for r in (False, True))
+    assert zp_sqnr(linear(x)[1:], per_tensor(x)[1:]) < 10
+    assert zp_sqnr(linear(x)[1:], per_row(x)[1:]) > 34
+    assert torch.equal(per_row(x)[3:5], per_row(x[3:5]))
+    fresh = quantize_dynamic(nn.Sequential(nn.Linear(64, 32)))
+    fresh.load_state_dict(per_row.state_dict())
+    assert torch.equal(fresh(x), per_row(x))
+
+
+def test_float16_weights():
+    net, x = nn.Sequential(nn.Linear(16, 8), nn.LSTM(8, 5, bidirectional=True)), torch.randn(4, 2, 16)
+    quantized = quantize_dynamic(net, dtype=torch.float16)
+    assert quantized[0].weight().dtype == torch.float16
+    assert torch.allclose(quantized(x)[0], net(x)[0], atol=2e-3)
+    fresh = quantize_dynamic(net, dtype=torch.float16)
+    fresh.load_state_dict(quantized.state_dict())
+    assert torch.equal(fresh(x)[0], quantized(x)[0])
+
+
+@pytest.mark.parametrize(("dtype", "worst"), [(zp.quint8, 0.02), (zp.quint4x2, 0.3)])
+def test_embeddings(dtype, worst):
+    net = nn.Sequential(nn.Embedding(50, 9))
+    quantized = quantize_dynamic(net, dtype=dtype)
+    ids = torch.randint(0, 50, (3, 7))
+    assert quantized(ids).shape == (3, 7, 9)
+    assert float((quantized(ids) - net(ids)).detach().abs().max()) < worst
+    bag = nn.EmbeddingBag(50, 9, mode="mean")
+    quantized_bag = quantize_dynamic(nn.Sequential(bag), dtype=dtype)[0]
+    offsets = torch.tensor([0, 2, 10])
+    assert float((quantized_bag(ids.flatten(), offsets) - bag(ids.flatten(), offsets)).detach().abs().max()) < worst
+    fresh = quantize_dynamic(nn.Sequential(nn.Embedding(50, 9)), dtype=dtype)
+    fresh.load_state_dict(quantized.state_dict())
+    assert torch.equal(fresh(ids), quantized(ids))
+    with pytest.raises(IndexError):
+        quantized(torch.tensor([50]))

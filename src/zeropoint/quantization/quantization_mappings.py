@@ -10,6 +10,7 @@ from torch import nn
 from zeropoint.errors import QuantizationError
 from zeropoint.nn import intrinsic as nni
 from zeropoint.nn import qat as nnqat
+from zeropoint.nn import quantizable as nnquantizable
 from zeropoint.nn import quantized as nnq
 from zeropoint.nn.intrinsic import qat as nniqat
 from zeropoint.nn.intrinsic import quantized as nniq
@@ -73,7 +74,7 @@ DEFAULT_STATIC_QUANT_MODULE_MAPPINGS: dict[type, type] = {
         module: nnq.Pointwise
         for module in (
             nn.SiLU, nn.GELU, nn.Mish, nn.CELU, nn.SELU, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink,
-            nn.Hardshrink, nn.Softshrink, nn.Threshold,
+            nn.Hardshrink, nn.Softshrink,
         )
     },
     nnq.FloatFunctional: nnq.QFunctional,
@@ -198,5 +199,9 @@ def get_default_qconfig_propagation_list() -> set[type]:
 
 
 def no_observer_set() -> set[type]:
-    """Types that never get an observer of their own."""
-    return set()
+    """Types that never get an observer of their own: their parts have them."""
+    return {
+        getattr(package, name)
+        for package in (nnquantizable, nnq)
+        for name in ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "MultiheadAttention")
+    }

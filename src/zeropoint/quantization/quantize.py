@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from zeropoint.errors import QuantizationError
+from zeropoint.nn import quantizable as nnquantizable
 from zeropoint.nn import quantized as nnq
 from zeropoint.nn.intrinsic import _FusedModule
 from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, WeightedQuantizedModule
@@ -62,6 +63,9 @@ __all__ = [
 ]
 
 
+_CUSTOM = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "MultiheadAttention")
+
+
 def default_eval_fn(model: nn.Module, calib_data: Iterable[Any]) -> None:
     """Runs the model on each ``(input, target)`` of ``calib_data``."""
     for data, _target in calib_data:
@@ -69,8 +73,11 @@ def default_eval_fn(model: nn.Module, calib_data: Iterable[Any]) -> None:
 
 
 def get_default_custom_config_dict() -> dict[str, Any]:
-    """The custom-module table of prepare and convert: empty."""
-    return {"float_to_observed_custom_module_class": {}, "observed_to_quantized_custom_module_class": {}}
+    """The custom-module tables of prepare and convert: recurrent layers and attention."""
+    return {
+        "float_to_observed_custom_module_class": {getattr(nn, n): getattr(nnquantizable, n) for n in _CUSTOM},
+        "observed_to_quantized_custom_module_class": {getattr(nnquantizable, n): getattr(nnq, n) for n in _CUSTOM},
+    }
 
 
 def propagate_qconfig_helper(
@@ -135,6 +142,10 @@ def _needs_observation(module: nn.Module) -> bool:
     return getattr(module, "qconfig", None) is not None
 
 
+def _quantizes_statically(module: nn.Module) -> bool:
+    return _needs_observation(module) and quantizes(module.qconfig.activation())  # type: ignore[union-attr, operator]
+
+
 def _make_observer(module: nn.Module) -> nn.Module:
     qconfig: Any = module.qconfig
     special = DEFAULT_MODULE_TO_ACT_POST_PROCESS.get(type(module))
@@ -181,7 +192,7 @@ def add_observer_(
             non_leaf_module_list is not None and type(child) in non_leaf_module_list
         ):
             _insert_observer(child)
-        elif _needs_observation(child) and type(child) in custom:
+        elif _quantizes_statically(child) and type(child) in custom:
             observed = custom[type(child)].from_float(child)
             setattr(module, name, observed)
             if type(observed) not in no_observer_set():
@@ -326,7 +337,9 @@ def convert(
     if not inplace:
         module = copy.deepcopy(module)
     table = get_default_static_quant_module_mappings() if mapping is None else mapping
-    custom = (convert_custom_config_dict or {}).get("observed_to_quantized_custom_module_class", {})
+    custom = (convert_custom_config_dict or get_default_custom_config_dict()).get(
+        "observed_to_quantized_custom_module_class", {}
+    )
     with warnings.catch_warnings():
         # The warning below names the modules; one per observer would only repeat it.
         warnings.filterwarnings("ignore", message="must run observer before calling calculate_qparams")

@@ -548,8 +548,8 @@ def _mean(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, 
     return x.with_data(data if keepdim else data.flatten(1))
 
 
-@integer_form(F.dropout, torch.dropout)
-def _dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+@integer_form(F.dropout, torch.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+def _dropout(x: Any, p: float = 0.5, training: bool = False, inplace: bool = False) -> Any:
     return NotImplemented if training else x
 
 
@@ -588,8 +588,10 @@ def _on_own_grid(function: Any) -> Callable[..., Any]:
     return form
 
 
-for _own_grid in (F.leaky_relu, F.gelu, F.threshold, F.elu):
+for _own_grid in (F.leaky_relu, F.gelu, F.elu):
     integer_form(_own_grid, when=_never)(_on_own_grid(_own_grid))
+for _own_grid in (F.threshold, F.threshold_, torch.threshold, torch.threshold_):
+    integer_form(_own_grid)(_on_own_grid(_own_grid))
 
 
 @integer_form(F.interpolate)

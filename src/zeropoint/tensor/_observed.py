@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -48,6 +49,9 @@ class ObservedTensor(torch.Tensor):
         return _functions.map_float_results(
             result, key, lambda k, value: mark(record(frame.module, k, _unmark(value)))
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return mark(copy.deepcopy(_unmark(self), memo))
 
 
 def mark(value: Any) -> Any:

@@ -11,9 +11,17 @@ from zeropoint.nn.quantized.modules.functional_modules import FloatFunctional, F
 from zeropoint.nn.quantized.modules.linear import Linear
 from zeropoint.nn.quantized.modules.normalization import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, LayerNorm, RMSNorm
 from zeropoint.nn.quantized.modules.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+from zeropoint.nn.quantized.modules.rnn import GRU, LSTM, RNN, GRUCell, LSTMCell, MultiheadAttention, RNNCell
 from zeropoint.nn.quantized.modules.quantize import DeQuantize, Quantize
 
 __all__ = [
+    "GRU",
+    "GRUCell",
+    "LSTM",
+    "LSTMCell",
+    "MultiheadAttention",
+    "RNN",
+    "RNNCell",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BatchNorm1d",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -196,11 +195,10 @@ class Pointwise(_TableActivation):
     @classmethod
     def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Pointwise:
         """From a prepared elementwise module; it is copied without its observer."""
-        function = copy.copy(mod)
-        function._modules = {}
-        function._forward_hooks, function._forward_pre_hooks = OrderedDict(), OrderedDict()
-        if "qconfig" in function.__dict__:
-            function.__dict__ = {k: v for k, v in function.__dict__.items() if k != "qconfig"}
+        function = type(mod).__new__(type(mod))
+        nn.Module.__init__(function)
+        hidden = {"activation_post_process", "qconfig", "training", *function.__dict__}
+        function.__dict__.update({k: copy.copy(v) for k, v in mod.__dict__.items() if k not in hidden})
         return cls(function, 1.0, 0)._observed(mod)
 
 
