@@ -53,8 +53,8 @@ FLOORS = [
     ["backend", "ops"],
     ["tensor"],
     ["nn"],
-    ["quantization"],
-    ["analysis", "recipe"],
+    ["quantization", "ns"],
+    ["analysis", "recipe", "compat"],
     ["cli"],
 ]
 

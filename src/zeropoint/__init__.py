@@ -33,7 +33,7 @@ from zeropoint.tensor import (
 
 backend.check_environment()
 
-from zeropoint import nn, quantization
+from zeropoint import nn, ns, quantization
 from zeropoint.quantization.fake_quantize import (
     fake_quantize_per_channel_affine,
     fake_quantize_per_tensor_affine,
@@ -55,6 +55,7 @@ __all__ = [
     "make_per_channel_quantized_tensor",
     "make_per_tensor_quantized_tensor",
     "nn",
+    "ns",
     "ops",
     "per_channel_affine",
     "per_channel_affine_float_qparams",

@@ -148,7 +148,76 @@ from zeropoint.quantization.stubs import (
     QuantWrapper,
 )
 
+from zeropoint.quantization.granularity import (
+    AffineQuantizedObserverBase,
+    Granularity,
+    MappingType,
+    PerAxis,
+    PerBlock,
+    PerGroup,
+    PerRow,
+    PerTensor,
+    PerToken,
+    TorchAODType,
+    ZeroPointDomain,
+    get_block_size,
+)
+from zeropoint.quantization.learnable_fake_quantize import LearnableFakeQuantize
+from zeropoint.quantization.qconfig import get_default_qat_qconfig_dict, get_default_qconfig_dict
+from zeropoint.quantization.qconfig_mapping import (
+    QConfigMapping,
+    get_default_qat_qconfig_mapping,
+    get_default_qconfig_mapping,
+)
+from zeropoint.quantization.quant_type import QuantType
+from zeropoint.quantization.quantization_mappings import (
+    get_default_compare_output_module_list,
+    get_default_dynamic_sparse_quant_module_mappings,
+    get_default_float_to_quantized_operator_mappings,
+    get_default_static_quant_reference_module_mappings,
+    get_default_static_sparse_quant_module_mappings,
+    get_embedding_qat_module_mappings,
+    get_embedding_static_quant_module_mappings,
+    get_quantized_operator,
+)
+from zeropoint.quantization.fuser_method_mappings import get_fuser_method_new
+from zeropoint.quantization.utils import MatchAllNode, Pattern, get_combined_dict
+
+ObserverOrFakeQuantize = ObserverBase | FakeQuantizeBase
+
 __all__ = [
+    "AffineQuantizedObserverBase",
+    "Granularity",
+    "LearnableFakeQuantize",
+    "MappingType",
+    "MatchAllNode",
+    "ObserverOrFakeQuantize",
+    "Pattern",
+    "PerAxis",
+    "PerBlock",
+    "PerGroup",
+    "PerRow",
+    "PerTensor",
+    "PerToken",
+    "QConfigMapping",
+    "QuantType",
+    "TorchAODType",
+    "ZeroPointDomain",
+    "get_block_size",
+    "get_combined_dict",
+    "get_default_compare_output_module_list",
+    "get_default_dynamic_sparse_quant_module_mappings",
+    "get_default_float_to_quantized_operator_mappings",
+    "get_default_qat_qconfig_dict",
+    "get_default_qat_qconfig_mapping",
+    "get_default_qconfig_dict",
+    "get_default_qconfig_mapping",
+    "get_default_static_quant_reference_module_mappings",
+    "get_default_static_sparse_quant_module_mappings",
+    "get_embedding_qat_module_mappings",
+    "get_embedding_static_quant_module_mappings",
+    "get_fuser_method_new",
+    "get_quantized_operator",
     "DEFAULT_DYNAMIC_MODULE_MAPPING",
     "DEFAULT_DYNAMIC_QUANT_MODULE_MAPPINGS",
     "DEFAULT_MODULE_MAPPING",

@@ -17,6 +17,7 @@ __all__ = [
     "fuse_convtranspose_bn",
     "fuse_linear_bn",
     "get_fuser_method",
+    "get_fuser_method_new",
 ]
 
 _CONV_BN: dict[type, type] = {nn.Conv1d: nni.ConvBn1d, nn.Conv2d: nni.ConvBn2d, nn.Conv3d: nni.ConvBn3d}
@@ -122,3 +123,12 @@ def get_fuser_method(
             f"did not find fuser method for: {tuple(t.__name__ for t in op_list)}. Known sequences: {known}"
         )
     return method
+
+
+def get_fuser_method_new(op_pattern: Any, fuser_method_mapping: dict[Any, Any]) -> Callable[..., nn.Module]:
+    """The function for a pattern of types in the given table; raises QuantizationError if there is none."""
+    patterns = [op_pattern] if not isinstance(op_pattern, tuple) else [op_pattern, op_pattern[::-1]]
+    for pattern in patterns:
+        if pattern in fuser_method_mapping:
+            return fuser_method_mapping[pattern]
+    raise QuantizationError(f"did not find fuser method for: {op_pattern}")

@@ -72,7 +72,9 @@ __all__ = [
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",
     "get_default_qat_qconfig",
+    "get_default_qat_qconfig_dict",
     "get_default_qconfig",
+    "get_default_qconfig_dict",
     "per_channel_dynamic_qconfig",
     "qconfig_equals",
 ]
@@ -192,6 +194,20 @@ def get_default_qat_qconfig(backend: str = "x86", version: int = 1) -> QConfig:
     return QConfig(
         activation, default_fused_per_channel_wt_fake_quant if version else default_per_channel_weight_fake_quant
     )
+
+
+def get_default_qconfig_dict(backend: str = "x86", version: int = 0) -> dict[str, Any]:
+    """:func:`get_default_qconfig_mapping` as a dict."""
+    from zeropoint.quantization.qconfig_mapping import get_default_qconfig_mapping
+
+    return get_default_qconfig_mapping(backend, version).to_dict()
+
+
+def get_default_qat_qconfig_dict(backend: str = "x86", version: int = 1) -> dict[str, Any]:
+    """:func:`get_default_qat_qconfig_mapping` as a dict."""
+    from zeropoint.quantization.qconfig_mapping import get_default_qat_qconfig_mapping
+
+    return get_default_qat_qconfig_mapping(backend, version).to_dict()
 
 
 def assert_valid_qconfig(qconfig: Any, mod: nn.Module) -> None:

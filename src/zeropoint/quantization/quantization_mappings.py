@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch.nn.functional as F
 from torch import nn
 
 from zeropoint.errors import QuantizationError
@@ -17,6 +18,10 @@ from zeropoint.nn.intrinsic import quantized as nniq
 from zeropoint.nn.intrinsic.quantized import dynamic as nniqd
 from zeropoint.nn.qat import dynamic as nnqatd
 from zeropoint.nn.quantized import dynamic as nnqd
+from zeropoint.nn.quantized import functional as qF
+from zeropoint.nn.quantized import reference as nnqr
+from zeropoint.nn.sparse import quantized as nnsq
+from zeropoint.nn.sparse.quantized import dynamic as nnsqd
 from zeropoint.quantization.observer import (
     default_fixed_qparams_range_0to1_observer,
     default_fixed_qparams_range_neg1to1_observer,
@@ -26,11 +31,23 @@ from zeropoint.quantization.stubs import DeQuantStub, QuantStub
 __all__ = [
     "DEFAULT_DYNAMIC_MODULE_MAPPING",
     "DEFAULT_DYNAMIC_QUANT_MODULE_MAPPINGS",
+    "DEFAULT_DYNAMIC_SPARSE_QUANT_MODULE_MAPPINGS",
+    "DEFAULT_FLOAT_TO_QUANTIZED_OPERATOR_MAPPINGS",
     "DEFAULT_MODULE_MAPPING",
     "DEFAULT_MODULE_TO_ACT_POST_PROCESS",
     "DEFAULT_QAT_MODULE_MAPPING",
     "DEFAULT_QAT_MODULE_MAPPINGS",
+    "DEFAULT_REFERENCE_STATIC_QUANT_MODULE_MAPPINGS",
     "DEFAULT_STATIC_QUANT_MODULE_MAPPINGS",
+    "DEFAULT_STATIC_SPARSE_QUANT_MODULE_MAPPINGS",
+    "get_default_compare_output_module_list",
+    "get_default_dynamic_sparse_quant_module_mappings",
+    "get_default_float_to_quantized_operator_mappings",
+    "get_default_static_quant_reference_module_mappings",
+    "get_default_static_sparse_quant_module_mappings",
+    "get_embedding_qat_module_mappings",
+    "get_embedding_static_quant_module_mappings",
+    "get_quantized_operator",
     "get_default_dynamic_quant_module_mappings",
     "get_default_qat_module_mappings",
     "get_default_qconfig_propagation_list",
@@ -180,12 +197,87 @@ def get_static_quant_module_class(
 ) -> type:
     """The int8 class of a float class; raises QuantizationError if there is none."""
     table = {**DEFAULT_STATIC_QUANT_MODULE_MAPPINGS, **(additional_static_quant_mapping or {})}
+    if is_reference:
+        table = {**DEFAULT_REFERENCE_STATIC_QUANT_MODULE_MAPPINGS, **(additional_static_quant_mapping or {})}
     found = table.get(float_module_class)
     if found is None:
         raise QuantizationError(
             f"Floating point module class {float_module_class} does not have a corresponding quantized module class"
         )
     return found
+
+
+DEFAULT_REFERENCE_STATIC_QUANT_MODULE_MAPPINGS: dict[type, type] = {
+    QuantStub: nnq.Quantize,
+    DeQuantStub: nnq.DeQuantize,
+    nn.Linear: nnqr.Linear,
+    **{getattr(nn, name): getattr(nnqr, name) for name in _CONVOLUTIONS},
+    nn.Embedding: nnqr.Embedding,
+    nn.EmbeddingBag: nnqr.EmbeddingBag,
+    nn.GRUCell: nnqr.GRUCell,
+    nn.LSTMCell: nnqr.LSTMCell,
+    nn.RNNCell: nnqr.RNNCell,
+    nn.LSTM: nnqr.LSTM,
+}
+DEFAULT_STATIC_SPARSE_QUANT_MODULE_MAPPINGS: dict[type, type] = {nn.Linear: nnsq.Linear}
+DEFAULT_DYNAMIC_SPARSE_QUANT_MODULE_MAPPINGS: dict[type, type] = {nn.Linear: nnsqd.Linear}
+
+# Functions with qparams of their own, and what computes them on quantized tensors.
+DEFAULT_FLOAT_TO_QUANTIZED_OPERATOR_MAPPINGS: dict[Any, Any] = {
+    F.elu: qF.elu,
+    F.hardswish: qF.hardswish,
+    F.leaky_relu: qF.leaky_relu,
+    F.dropout: F.dropout,
+}
+
+
+def get_default_static_quant_reference_module_mappings() -> dict[type, type]:
+    """A copy of the float to reference table."""
+    return copy.copy(DEFAULT_REFERENCE_STATIC_QUANT_MODULE_MAPPINGS)
+
+
+def get_embedding_static_quant_module_mappings() -> dict[type, type]:
+    """The float to int8 table with QAT embeddings (they are in the default table here)."""
+    return copy.copy(DEFAULT_STATIC_QUANT_MODULE_MAPPINGS)
+
+
+def get_embedding_qat_module_mappings() -> dict[type, type]:
+    """The float to QAT table with embeddings."""
+    return {**DEFAULT_QAT_MODULE_MAPPINGS, nn.EmbeddingBag: nnqat.EmbeddingBag, nn.Embedding: nnqat.Embedding}
+
+
+def get_default_static_sparse_quant_module_mappings() -> dict[type, type]:
+    """A copy of the sparse static table."""
+    return copy.copy(DEFAULT_STATIC_SPARSE_QUANT_MODULE_MAPPINGS)
+
+
+def get_default_dynamic_sparse_quant_module_mappings() -> dict[type, type]:
+    """A copy of the sparse dynamic table."""
+    return copy.copy(DEFAULT_DYNAMIC_SPARSE_QUANT_MODULE_MAPPINGS)
+
+
+def get_default_float_to_quantized_operator_mappings() -> dict[Any, Any]:
+    """A copy of the function table."""
+    return copy.copy(DEFAULT_FLOAT_TO_QUANTIZED_OPERATOR_MAPPINGS)
+
+
+def get_quantized_operator(float_op: Any) -> Any:
+    """The quantized function of a float one; raises QuantizationError if it takes no qparams of its own."""
+    found = DEFAULT_FLOAT_TO_QUANTIZED_OPERATOR_MAPPINGS.get(float_op)
+    if found is None:
+        raise QuantizationError(f"Operator {float_op} does not have corresponding quantized op")
+    return found
+
+
+def get_default_compare_output_module_list() -> set[type]:
+    """The types whose outputs the numeric suite compares."""
+    return (
+        set(DEFAULT_STATIC_QUANT_MODULE_MAPPINGS)
+        | set(DEFAULT_STATIC_QUANT_MODULE_MAPPINGS.values())
+        | set(DEFAULT_DYNAMIC_QUANT_MODULE_MAPPINGS)
+        | set(DEFAULT_DYNAMIC_QUANT_MODULE_MAPPINGS.values())
+        | {nn.ReLU, nn.MaxPool2d}
+    ) - {nn.Dropout, nnq.Dropout}
 
 
 def get_default_qconfig_propagation_list() -> set[type]:

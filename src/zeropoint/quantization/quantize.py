@@ -37,9 +37,11 @@ from zeropoint.quantization.quantization_mappings import (
     get_default_qat_module_mappings,
     get_default_qconfig_propagation_list,
     get_default_static_quant_module_mappings,
+    get_default_static_quant_reference_module_mappings,
     no_observer_set,
 )
 from zeropoint.quantization.stubs import DeQuantStub, QuantWrapper
+from zeropoint.quantization.utils import get_qparam_dict
 from zeropoint.tensor import as_qdtype, is_qdtype, mark, qint8, quint4x2, quint8
 
 __all__ = [
@@ -282,6 +284,10 @@ def swap_module(
     custom = custom_module_class_mapping or {}
     if type(mod) in custom:
         new = custom[type(mod)].from_observed(mod)
+    elif getattr(mapping.get(type(mod)), "_IS_REFERENCE", False):
+        observer: Any = mod.qconfig.weight()  # type: ignore[union-attr, operator]
+        observer(mod.weight)
+        new = mapping[type(mod)].from_float(mod, get_qparam_dict(observer))
     elif type(mod) in mapping:
         new = mapping[type(mod)].from_float(mod)
     else:
@@ -324,6 +330,7 @@ def convert(
         mapping: float type to quantized type; the default table is
             :func:`~zeropoint.quantization.get_default_static_quant_module_mappings`.
         inplace: change the model itself rather than a copy.
+        is_reference: float modules on dequantized weights (``nn.quantized.reference``) instead of int8 ones.
         remove_qconfig: take observers and qconfigs off afterwards.
 
     Warns with the names of modules that were never calibrated. They get no scale: running one before a
@@ -332,11 +339,10 @@ def convert(
     Raises:
         QuantizationError: a module cannot be converted.
     """
-    if is_reference:
-        raise QuantizationError("convert: is_reference=True (reference modules) is not supported yet")
     if not inplace:
         module = copy.deepcopy(module)
-    table = get_default_static_quant_module_mappings() if mapping is None else mapping
+    defaults = get_default_static_quant_reference_module_mappings if is_reference else get_default_static_quant_module_mappings
+    table = defaults() if mapping is None else mapping
     custom = (convert_custom_config_dict or get_default_custom_config_dict()).get(
         "observed_to_quantized_custom_module_class", {}
     )

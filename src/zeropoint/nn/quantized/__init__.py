@@ -1,6 +1,6 @@
 """Int8 modules (``torch.nn.quantized`` by name)."""
 
-from zeropoint.nn.quantized import dynamic, functional
+from zeropoint.nn.quantized import dynamic, functional, reference
 from zeropoint.nn.quantized.modules.activation import ELU, Hardsigmoid, Hardswish, LeakyReLU, PReLU, Pointwise, ReLU, ReLU6, Sigmoid, Softmax, Tanh
 from zeropoint.nn.quantized.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from zeropoint.nn.quantized.modules.call_site import CallSite, CallSites
@@ -64,4 +64,5 @@ __all__ = [
     "Tanh",
     "dynamic",
     "functional",
+    "reference",
 ]

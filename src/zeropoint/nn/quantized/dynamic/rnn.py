@@ -326,7 +326,12 @@ class RNNCell(_DynamicCellBase):
     """Dynamically quantized ``torch.nn.RNNCell``, tanh or relu."""
 
     _FLOAT_MODULE = nn.RNNCell
-    nonlinearity = "tanh"
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", dtype: Any = None
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, dtype)
+        self.nonlinearity = nonlinearity
 
     def forward(self, input: torch.Tensor, hx: torch.Tensor | None = None) -> torch.Tensor:
         kind = _TANH if self.nonlinearity == "tanh" else _RELU
