@@ -33,7 +33,7 @@ from zeropoint.tensor import (
 
 backend.check_environment()
 
-from zeropoint import nn, ns, quantization
+from zeropoint import compat, nn, ns, quantization
 from zeropoint.quantization.fake_quantize import (
     fake_quantize_per_channel_affine,
     fake_quantize_per_tensor_affine,
@@ -49,6 +49,7 @@ __all__ = [
     "UncalibratedError",
     "backend",
     "choose_qparams",
+    "compat",
     "dequantize",
     "fake_quantize_per_channel_affine",
     "fake_quantize_per_tensor_affine",
