@@ -50,7 +50,7 @@ def test_the_pattern_finds_what_it_should():
 FLOORS = [
     ["errors", "_native"],
     ["_reference"],
-    ["backend", "ops"],
+    ["backend", "backends", "ops"],
     ["tensor"],
     ["nn"],
     ["quantization", "ns"],

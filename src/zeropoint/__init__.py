@@ -6,7 +6,7 @@
 tensor([  0,  50, 175], dtype=torch.uint8)
 """
 
-from zeropoint import backend, ops
+from zeropoint import backend, backends, ops
 from zeropoint.errors import QuantizationError, UncalibratedError
 from zeropoint.tensor import (
     QDtype,
@@ -33,7 +33,8 @@ from zeropoint.tensor import (
 
 backend.check_environment()
 
-from zeropoint import compat, nn, ns, quantization
+from zeropoint import analysis, compat, nn, ns, quantization
+from zeropoint.analysis import report, verify
 from zeropoint.quantization.fake_quantize import (
     fake_quantize_per_channel_affine,
     fake_quantize_per_tensor_affine,
@@ -47,7 +48,9 @@ __all__ = [
     "QTensor",
     "QuantizationError",
     "UncalibratedError",
+    "analysis",
     "backend",
+    "backends",
     "choose_qparams",
     "compat",
     "dequantize",
@@ -72,4 +75,6 @@ __all__ = [
     "quint2x4",
     "quint4x2",
     "quint8",
+    "report",
+    "verify",
 ]

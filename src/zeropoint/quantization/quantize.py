@@ -15,6 +15,7 @@ from zeropoint.nn import quantizable as nnquantizable
 from zeropoint.nn import quantized as nnq
 from zeropoint.nn.intrinsic import _FusedModule
 from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, WeightedQuantizedModule
+from zeropoint.quantization.coverage import REASON, report
 from zeropoint.quantization.observer import is_activation_post_process
 from zeropoint.quantization.recording import (
     INPUT_OBSERVER,
@@ -315,6 +316,21 @@ def _convert_children(module: nn.Module, mapping: dict[type, Any], custom: dict[
         setattr(module, name, swap_module(child, mapping, custom))
 
 
+def _say_why_float(model: nn.Module, table: dict[type, Any]) -> None:
+    """Leaves on each float leaf the reason, for ``zeropoint.report``."""
+    for module in model.modules():
+        if any(True for child in module.children() if not is_activation_post_process(child)):
+            continue
+        if getattr(module, "qconfig", None) is None:
+            reason = "it has no qconfig"
+        elif type(module) not in table:
+            reason = f"{type(module).__name__} has no int8 form"
+        else:
+            continue
+        if type(module) in table or type(module).__module__.startswith("torch.nn"):
+            setattr(module, REASON, reason)
+
+
 def convert(
     module: nn.Module,
     mapping: dict[type, Any] | None = None,
@@ -332,6 +348,9 @@ def convert(
         inplace: change the model itself rather than a copy.
         is_reference: float modules on dequantized weights (``nn.quantized.reference``) instead of int8 ones.
         remove_qconfig: take observers and qconfigs off afterwards.
+
+    The result has ``quantization_report``: layer by layer int8, or float with the reason (also
+    ``zeropoint.report(model)``, which adds the fallbacks counted since).
 
     Warns with the names of modules that were never calibrated. They get no scale: running one before a
     state_dict brings it raises :class:`~zeropoint.errors.UncalibratedError`.
@@ -353,6 +372,7 @@ def convert(
             module = swap_module(module, table, custom)
         else:
             _convert_children(module, table, custom)
+    _say_why_float(module, table)
     uncalibrated = []
     for name, child in module.named_modules():
         if isinstance(child, (QuantizedOutput, nnq.Quantize)):
@@ -372,6 +392,7 @@ def convert(
     if remove_qconfig:
         finish_call_sites(module, keep_frames=bool(uncalibrated))
         _remove_observers(module)
+        module.quantization_report = report(module)  # type: ignore[assignment]
     return module
 
 

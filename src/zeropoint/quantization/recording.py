@@ -26,8 +26,17 @@ from zeropoint.quantization.observer import (
 from zeropoint.quantization.stubs import DeQuantStub, QuantStub
 from zeropoint.tensor import ObservedTensor, unmark
 from zeropoint.tensor._callsite import SITES, enter, leave
+from zeropoint.tensor._site_forms import has_integer_form
 
-__all__ = ["CallSiteRecorder", "finish_call_sites", "follow_forwards", "is_recording_hook", "quantizes", "set_float_input"]
+__all__ = [
+    "CallSiteRecorder",
+    "finish_call_sites",
+    "follow_forwards",
+    "has_integer_form",
+    "is_recording_hook",
+    "quantizes",
+    "set_float_input",
+]
 
 INPUT_OBSERVER = "input_observer"
 

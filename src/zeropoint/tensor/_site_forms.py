@@ -13,7 +13,7 @@ from zeropoint.tensor._callsite import canonical_name
 from zeropoint.tensor._pointwise import make_table, requantize, traced
 from zeropoint.tensor._qtensor import QTensor
 
-__all__ = ["mirrored", "site_form"]
+__all__ = ["has_integer_form", "mirrored", "site_form"]
 
 # Elementwise functions of one tensor and numbers: a table gives their exact result.
 _POINTWISE = frozenset(
@@ -168,3 +168,8 @@ _FORMS: dict[str, Callable[..., Any]] = {
     "max": _larger_or_smaller(torch.maximum),
     "min": _larger_or_smaller(torch.minimum),
 }
+
+
+def has_integer_form(name: str) -> bool:
+    """Whether calls of this canonical name run on integers, given quantized arguments."""
+    return name in _FORMS or name in _POINTWISE

@@ -1,0 +1,82 @@
+"""Scores of real networks: float, zeropoint and torch.ao side by side.
+
+    python benchmarks/accuracy/networks.py SUITE minilm_sts:dynamic mnist_cnn:static ...
+
+SUITE is a folder with one file per network that defines ``load() -> (module, example arguments)``,
+``calib() -> list of arguments`` and ``score(model) -> dict``. Modes: ``dynamic`` (Linear and recurrent layers per
+row), ``dynamic-tensor`` (one range per tensor, as torch), ``static`` (stubs around the whole network).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import sys
+import time
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+import zeropoint as zp
+from zeropoint.quantization import QuantWrapper, convert, find_fusable_modules, fuse_modules, get_default_qconfig, prepare, quantize_dynamic
+
+_RECURRENT = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
+
+
+def dynamic(model: nn.Module, per_row: bool) -> nn.Module:
+    return quantize_dynamic(copy.deepcopy(model).eval(), per_row=per_row)
+
+
+def static(model: nn.Module, example: Any, batches: Any) -> nn.Module:
+    wrapped = QuantWrapper(copy.deepcopy(model)).eval()
+    fused = find_fusable_modules(wrapped, tuple(example))
+    if fused:
+        fuse_modules(wrapped, fused, inplace=True)
+    wrapped.qconfig = get_default_qconfig()
+    prepared = prepare(wrapped)
+    with torch.inference_mode():
+        for arguments in batches:
+            prepared(*arguments)
+    return convert(prepared)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", help="folder of the networks")
+    parser.add_argument("networks", nargs="+", metavar="NAME:MODE")
+    parser.add_argument("--no-torch-ao", action="store_true", help="leave torch.ao out")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    sys.path.insert(0, arguments.suite)
+    for entry in arguments.networks:
+        name, _, mode = entry.partition(":")
+        network = importlib.import_module(name)
+        model, example = network.load()
+        rows: dict[str, Any] = {"float": lambda m=model: m}
+        if mode == "static":
+            rows["zeropoint static"] = lambda: static(model, example, network.calib())
+        else:
+            rows[f"zeropoint {mode}"] = lambda: dynamic(model, mode == "dynamic")
+        if not arguments.no_torch_ao and mode == "static":
+            rows["torch.ao FX static"] = lambda: importlib.import_module("common").ao_static(model, example, network.calib())
+        elif not arguments.no_torch_ao:
+            rows["torch.ao dynamic"] = lambda: importlib.import_module("common").ao_dynamic(model)
+        for title, make in rows.items():
+            start = time.perf_counter()
+            try:
+                quantized = make()
+                zp.backend.reset_fallbacks()
+                scores = network.score(quantized)
+                text = ", ".join(f"{k} {v:.4g}" for k, v in scores.items() if isinstance(v, float))
+            except Exception as error:
+                text = f"failed: {type(error).__name__}: {str(error)[:200]}"
+            fallbacks = zp.backend.fallbacks() if title.startswith("zeropoint") else {}
+            print(f"{name:14s} {title:24s} {text}  [{time.perf_counter() - start:.1f} s] {fallbacks or ''}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
