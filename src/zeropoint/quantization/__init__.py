@@ -162,6 +162,8 @@ from zeropoint.quantization.granularity import (
     ZeroPointDomain,
     get_block_size,
 )
+from zeropoint.quantization.observer import sync_observers
+from zeropoint.quantization.coverage import coverage, report
 from zeropoint.quantization.learnable_fake_quantize import LearnableFakeQuantize
 from zeropoint.quantization.qconfig import get_default_qat_qconfig_dict, get_default_qconfig_dict
 from zeropoint.quantization.qconfig_mapping import (
@@ -186,6 +188,9 @@ from zeropoint.quantization.utils import MatchAllNode, Pattern, get_combined_dic
 ObserverOrFakeQuantize = ObserverBase | FakeQuantizeBase
 
 __all__ = [
+    "coverage",
+    "report",
+    "sync_observers",
     "AffineQuantizedObserverBase",
     "Granularity",
     "LearnableFakeQuantize",

@@ -82,6 +82,7 @@ __all__ = [
     "is_activation_post_process",
     "load_observer_state_dict",
     "per_channel_weight_observer_range_neg_127_to_127",
+    "sync_observers",
     "weight_observer_range_neg_127_to_127",
 ]
 
@@ -157,6 +158,18 @@ class ObserverBase(ABC, nn.Module):
         """Whether ``calculate_qparams`` rests on observations (or needs none)."""
         return True
 
+    # The processes whose observations count as one (sync_observers); None: this process alone.
+    _group: Any = None
+
+    def _across_ranks(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The range over all ranks, in one collective."""
+        if self._group is None or not torch.distributed.is_initialized():
+            return low, high
+        bounds = torch.stack([-low, high])
+        group = None if self._group is _ALL_RANKS else self._group
+        torch.distributed.all_reduce(bounds, torch.distributed.ReduceOp.MAX, group)
+        return -bounds[0], bounds[1]
+
     with_args = classmethod(_with_args)  # type: ignore[arg-type]
 
     @classmethod
@@ -165,6 +178,19 @@ class ObserverBase(ABC, nn.Module):
 
 
 Observer = ObserverBase  # the name of torch 1.3
+
+_ALL_RANKS = "all ranks"
+
+
+def sync_observers(model: nn.Module, group: Any = None) -> nn.Module:
+    """Makes every observer of ``model`` take in what all ranks of ``group`` see, from now on, in place.
+
+    Without it each rank observes its own batches, and DistributedDataParallel hands rank 0's to all. Every rank has
+    to run the same observers the same number of times: each observation is one small all-reduce.
+    """
+    for module in model.modules():
+        module._group = _ALL_RANKS if group is None else group  # type: ignore[assignment]  # also for observers to come
+    return model
 
 
 def _observable(x_orig: torch.Tensor) -> torch.Tensor:
@@ -293,8 +319,7 @@ class MinMaxObserver(UniformQuantizationObserverBase):
             return x_orig
         x = _finite(_observable(x_orig).to(self.min_val.dtype))
         if x.numel():
-            low, high = torch.aminmax(x)
-            self._update(low, high)
+            self._update(*self._across_ranks(*torch.aminmax(x)))
         return x_orig
 
     def _update(self, low: torch.Tensor, high: torch.Tensor) -> None:
@@ -400,14 +425,14 @@ class PerChannelMinMaxObserver(UniformQuantizationObserverBase):
             )
         rows = x.transpose(0, self.ch_axis).reshape(x.shape[self.ch_axis], -1)
         if bool(torch.isfinite(rows).all()):
-            self._update(*torch.aminmax(rows, dim=1))
+            self._update(*self._across_ranks(*torch.aminmax(rows, dim=1)))
         else:
             _finite(rows)  # warns
             finite = torch.isfinite(rows)
             low = torch.where(finite, rows, torch.inf).amin(1)
             high = torch.where(finite, rows, -torch.inf).amax(1)
             nothing = low > high  # a channel without one finite value: an empty range around 0
-            self._update(torch.where(nothing, 0.0, low), torch.where(nothing, 0.0, high))
+            self._update(*self._across_ranks(torch.where(nothing, 0.0, low), torch.where(nothing, 0.0, high)))
         return x_orig
 
     def _update(self, low: torch.Tensor, high: torch.Tensor) -> None:
@@ -543,10 +568,12 @@ class HistogramObserver(UniformQuantizationObserverBase):
         x = _finite(_observable(x_orig).to(self.min_val.dtype))
         if x.numel() == 0:
             return x_orig
-        low, high = torch.aminmax(x)
+        low, high = self._across_ranks(*torch.aminmax(x))
         if self.calibrated:
             low, high = torch.min(low, self.min_val), torch.max(high, self.max_val)
         counts = self._count(x, low, high)
+        if self._group is not None and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(counts, group=None if self._group is _ALL_RANKS else self._group)
         if self.calibrated:
             counts = counts + self._over(low, high)
         self.histogram.copy_(counts)

@@ -31,6 +31,7 @@ from zeropoint.quantization.qconfig import (
     float16_dynamic_qconfig,
     float_qparams_weight_only_qconfig,
     float_qparams_weight_only_qconfig_4bit,
+    per_channel_dynamic_qconfig,
 )
 from zeropoint.quantization.quantization_mappings import (
     DEFAULT_MODULE_TO_ACT_POST_PROCESS,
@@ -484,14 +485,16 @@ def quantize_dynamic(
             Linear, LSTM, GRU, RNN and cell (for quint8 and quint4x2: Embedding and EmbeddingBag).
         dtype: qint8; float16 to keep weights in half precision; quint8 or quint4x2 for embeddings.
         mapping: float type to dynamic type, by default :func:`get_default_dynamic_quant_module_mappings`.
-        per_row: give each row (token) a range of its own, instead of one per tensor as torch does. Nearer
-            to float, most of all for language models, at the same speed.
+        per_row: give each row (token) and each output channel of the weights a range of its own, instead of one
+            per tensor as torch does. Nearer to float, most of all for language models, at the same speed.
 
     Raises:
         QuantizationError: another dtype, or a requested type that has no dynamic form.
     """
     table = get_default_dynamic_quant_module_mappings() if mapping is None else mapping
     types, default = _dynamic_defaults(dtype)
+    if per_row and default is default_dynamic_qconfig:
+        default = per_channel_dynamic_qconfig
     if qconfig_spec is None:
         qconfig_spec = dict.fromkeys(types, default)
     elif not isinstance(qconfig_spec, dict):

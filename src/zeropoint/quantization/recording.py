@@ -22,6 +22,7 @@ from zeropoint.quantization.observer import (
     FixedQParamsObserver,
     UniformQuantizationObserverBase,
     is_activation_post_process,
+    sync_observers,
 )
 from zeropoint.quantization.stubs import DeQuantStub, QuantStub
 from zeropoint.tensor import ObservedTensor, unmark
@@ -56,16 +57,23 @@ def quantizes(observer: Any) -> bool:
     return isinstance(observer, (UniformQuantizationObserverBase, FixedQParamsObserver)) and not observer.is_dynamic
 
 
+def _new_observer(module: Any, device: torch.device) -> nn.Module:
+    """An activation observer by the module's qconfig, synchronized as its others are (sync_observers)."""
+    observer: nn.Module = module.qconfig.activation().to(device)
+    group = getattr(module, "_group", None)
+    return observer if group is None else sync_observers(observer, group)
+
+
 class CallSiteRecorder(nn.ModuleDict):
     """The observers of one module's call sites, made as the calls come."""
 
-    def __init__(self, qconfig: Any) -> None:
+    def __init__(self, qconfig: Any, group: Any = None) -> None:
         super().__init__()
-        self.qconfig = qconfig
+        self.qconfig, self._group = qconfig, group
 
     def observer(self, key: str, device: torch.device) -> nn.Module:
         if key not in self:
-            self[key] = self.qconfig.activation().to(device)
+            self[key] = _new_observer(self, device)
         return self[key]
 
     def ensure(self, state_dict: dict[str, Any], prefix: str) -> None:
@@ -78,7 +86,7 @@ class CallSiteRecorder(nn.ModuleDict):
 def _record(module: nn.Module, key: str, value: torch.Tensor) -> torch.Tensor:
     recorder: Any = module._modules.get(SITES)
     if recorder is None:
-        recorder = CallSiteRecorder(module.qconfig)
+        recorder = CallSiteRecorder(module.qconfig, getattr(module, "_group", None))
         module.add_module(SITES, recorder)
     return recorder.observer(key, value.device)(value)
 
@@ -100,7 +108,7 @@ def _take_ordinary(module: nn.Module, args: Any, kwargs: Any) -> Any:
     ):
         observer = module._modules.get(INPUT_OBSERVER)
         if observer is None:
-            observer = module.qconfig.activation().to(first.device)  # type: ignore[union-attr, operator]
+            observer = _new_observer(module, first.device)
             module.add_module(INPUT_OBSERVER, observer)
         observed = observer(first)  # type: ignore[misc]
         args = tuple(observed if a is first else a for a in args)
