@@ -15,7 +15,7 @@ constexpr int kMaxRows = 6;  // rows of the GEMM register tile
 // out = clamp(round_half_even(float(acc) * mult[c] + bias[c]) + zero_point), then optionally the
 // residual addition and the 256-entry table, in that order. Arrays are in panel order (pack.h).
 struct Epilogue {
-  enum class Output : int32_t { kU8, kF32, kI32 };
+  enum class Output : int32_t { kU8, kF32, kI32, kRowF32 };
   Output output = Output::kU8;
   const int32_t* init = nullptr;  // accumulators start here: -x_zero_point * column sum
   const float* mult = nullptr;
@@ -32,6 +32,14 @@ struct Epilogue {
   uint8_t sum_lo = 0, sum_hi = 255;
   const uint8_t* table = nullptr;
   uint8_t out_xor = 0;
+  // kRowF32: (float(acc - row_zero_point[m] * column_sums[c]) * row_scale[m]) * column_scale[c] + column_bias[c],
+  // arrays by row and by column.
+  const float* row_scale = nullptr;
+  const int32_t* row_zero_point = nullptr;
+  const int32_t* column_sums = nullptr;
+  const float* column_scale = nullptr;
+  const float* column_bias = nullptr;  // null: none
+  bool relu = false;
 };
 
 // NHWC geometry of an implicit GEMM: row m is the output pixel (n, oh, ow), tap t the pair (kh, kw).
@@ -111,8 +119,6 @@ struct KernelTable {
   void (*mul)(const BinaryParams&, int64_t n);
   void (*lookup)(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
   void (*row_range)(const float* x, int64_t n, float* lo, float* hi);
-  void (*dequantize_row)(const int32_t* acc, const int32_t* sums, int64_t n, int32_t zero_point, float scale,
-                         const float* w_scale, const float* bias, bool relu, float* out);
   void (*lstm_gates)(const float* from_input, const float* from_state, int64_t hidden, float* h, float* c);
   void (*gru_gates)(const float* from_input, const float* from_state, int64_t hidden, float* h);
   void (*rnn_gates)(const float* from_input, const float* from_state, int64_t hidden, bool relu, float* h);

@@ -30,9 +30,10 @@ RowQparams choose(const char* what, float lo, float hi, float levels) {
 struct DynamicWeight {
   const PackedHeader* header;
   const uint8_t* blob;
-  std::vector<float> scale;
+  const float* scale;  // one per column
   const float* bias;
-  std::vector<int32_t> zeros;  // initial accumulators
+  const int32_t* zeros;  // initial accumulators
+  std::vector<float> spread;  // holds the scales where there is only one
 
   DynamicWeight(const char* what, const KernelTable& kernel, const Tensor& weight, const Tensor& packed,
                 const Tensor& w_scale, const OptionalTensor& b) {
@@ -47,71 +48,72 @@ struct DynamicWeight {
                std::string(what) + ": w_scale must be contiguous float32 with 1 or " + std::to_string(header->n) +
                    " values");
     const auto* s = static_cast<const float*>(w_scale.data_ptr());
-    scale.resize(static_cast<size_t>(header->n));
-    for (int64_t i = 0; i < header->n; ++i) scale[static_cast<size_t>(i)] = s[w_scale.numel() == 1 ? 0 : i];
+    scale = s;
+    if (w_scale.numel() == 1 && header->n > 1) {
+      spread.assign(static_cast<size_t>(header->n), s[0]);
+      scale = spread.data();
+    }
     bias = nullptr;
     if (b) {
       ZP_REQUIRE(b->scalar_type() == ScalarType::Float && b->is_contiguous() && b->numel() == header->n,
                  std::string(what) + ": bias must be contiguous float32 with " + std::to_string(header->n) + " values");
       bias = static_cast<const float*>(b->data_ptr());
     }
-    zeros.assign(static_cast<size_t>(slots_per_group(*header)), 0);
+    // Zeros never change: they are shared by all calls of this thread and only grow.
+    static thread_local std::vector<int32_t> none;
+    if (none.size() < static_cast<size_t>(slots_per_group(*header)))
+      none.assign(static_cast<size_t>(slots_per_group(*header)), 0);
+    zeros = none.data();
   }
 };
 
-// out [m, n] from x [m, k]. The accumulators lie between the product and the float output; both passes are
-// cut into blocks of rows that stay in cache.
+// out [m, n] from x [m, k].
 void run(const char* what, const KernelTable& kernel, const DynamicWeight& w, const float* x, int64_t m, bool per_row,
          float levels, bool relu, float* out) {
   const int64_t k = w.header->kc, n = w.header->n;
   if (m == 0 || n == 0) return;
-  constexpr int64_t kRows = 16 * kMaxRows;
-  static thread_local std::vector<RowQparams> qparams;
-  qparams.resize(static_cast<size_t>(m));
-  RowQparams* q = qparams.data();
-  static thread_local std::vector<float> range;
-  range.resize(static_cast<size_t>(2 * m));
-  float* bounds = range.data();
+  // Per row: low, high, scale, inverse and zero point.
+  auto* low = reinterpret_cast<float*>(scratch(Scratch::kAccumulators, static_cast<size_t>(m) * 20));
+  float *high = low + m, *scale = high + m, *inverse = scale + m;
+  auto* zero_point = reinterpret_cast<int32_t*>(inverse + m);
   parallel(m, k, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) kernel.row_range(x + i * k, k, bounds + 2 * i, bounds + 2 * i + 1);
+    for (int64_t i = begin; i < end; ++i) kernel.row_range(x + i * k, k, low + i, high + i);
   });
-  if (!per_row) {
+  if (!per_row)
     for (int64_t i = 1; i < m; ++i) {
-      bounds[0] = std::min(bounds[0], bounds[2 * i]);
-      bounds[1] = std::max(bounds[1], bounds[2 * i + 1]);
+      low[0] = std::min(low[0], low[i]);
+      high[0] = std::max(high[0], high[i]);
     }
+  RowQparams q = {};
+  for (int64_t i = 0; i < m; ++i) {
+    if (per_row || i == 0) q = choose(what, low[i], high[i], levels);
+    scale[i] = q.scale;
+    inverse[i] = q.inverse;
+    zero_point[i] = q.zero_point;
   }
-  for (int64_t i = 0; i < m; ++i)
-    q[i] = per_row || i == 0 ? choose(what, bounds[2 * i], bounds[2 * i + 1], levels) : q[0];
   uint8_t* data = scratch(Scratch::kInput, static_cast<size_t>(m * k) + 4);
   parallel(m, k, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      kernel.quantize_u8(x + i * k, k, q[i].inverse, q[i].zero_point, 0, data + i * k);
+    for (int64_t i = begin; i < end; ++i) kernel.quantize_u8(x + i * k, k, inverse[i], zero_point[i], 0, data + i * k);
   });
   IgemmParams p = {};
+  p.a = data;
   p.a_stride = k;
   p.unique_taps = 1;
   p.taps = w.header->repeats;
   p.kc = k;
   p.b = w.blob + w.header->data_offset;
   p.n = n;
+  p.out = out;
   p.out_stride = n;
-  p.epilogue.output = Epilogue::Output::kI32;
-  p.epilogue.init = w.zeros.data();
-  const int32_t* sums = column_sums(w.blob);
-  auto* acc =
-      reinterpret_cast<int32_t*>(scratch(Scratch::kAccumulators, static_cast<size_t>(std::min(m, kRows) * n) * 4));
-  p.out = acc;
-  for (int64_t first = 0; first < m; first += kRows) {
-    const int64_t rows = std::min(kRows, m - first);
-    p.a = data + first * k;
-    run_igemm(kernel, p, rows);
-    parallel(rows, n, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        kernel.dequantize_row(acc + i * n, sums, n, q[first + i].zero_point, q[first + i].scale, w.scale.data(),
-                              w.bias, relu, out + (first + i) * n);
-    });
-  }
+  p.epilogue.output = Epilogue::Output::kRowF32;
+  p.epilogue.init = w.zeros;
+  p.epilogue.row_scale = scale;
+  p.epilogue.row_zero_point = zero_point;
+  p.epilogue.column_sums = column_sums(w.blob);
+  p.epilogue.column_scale = w.scale;
+  p.epilogue.column_bias = w.bias;
+  p.epilogue.relu = relu;
+  run_igemm(kernel, p, m);
 }
 
 const float* floats(const Tensor& t) { return static_cast<const float*>(t.data_ptr()); }

@@ -30,18 +30,17 @@ void row_range(const float* x, int64_t n, float* lo, float* hi) {
 }
 
 // out = (float(acc - zero_point * sum) * scale) * w_scale + bias: each operation rounded by itself.
-void dequantize_row(const int32_t* __restrict acc, const int32_t* __restrict sums, int64_t n, int32_t zero_point,
+inline void dequantize_row(const int32_t* __restrict acc, const int32_t* __restrict sums, int64_t n, int32_t zero_point,
                     float scale, const float* __restrict w_scale, const float* __restrict bias, bool relu,
                     float* __restrict out) {
   for (int64_t i = 0; i < n; ++i) {
     const uint32_t shifted =
         static_cast<uint32_t>(acc[i]) - static_cast<uint32_t>(zero_point) * static_cast<uint32_t>(sums[i]);
-    out[i] = (static_cast<float>(static_cast<int32_t>(shifted)) * scale) * w_scale[i];
+    float value = (static_cast<float>(static_cast<int32_t>(shifted)) * scale) * w_scale[i];
+    if (bias) value = value + bias[i];
+    if (relu) value = value > 0.0f ? value : 0.0f;
+    out[i] = value;
   }
-  if (bias)
-    for (int64_t i = 0; i < n; ++i) out[i] = out[i] + bias[i];
-  if (relu)
-    for (int64_t i = 0; i < n; ++i) out[i] = out[i] > 0.0f ? out[i] : 0.0f;
 }
 
 // exp in float32 by 2^n * p(r), r within half a ln 2; x is clamped to +-87 so that 2^n is a normal number.

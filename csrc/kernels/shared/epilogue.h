@@ -5,6 +5,7 @@
 // lanes puts the bytes back in sequence, so that 4 vectors become 64 ordered bytes in 3 instructions.
 #pragma once
 #include "../kernel_table.h"
+#include "dynamic.h"
 
 namespace zeropoint {
 namespace {
@@ -72,7 +73,13 @@ inline void store_general(const Epilogue& e, const int32_t* acc, int64_t slot, v
       V::store_f32(values, scaled<V>(e, V::load_i32(source), slot + v * V::kLanes));
       source = reinterpret_cast<const int32_t*>(values);
     }
-    for (int lane = 0; lane < V::kLanes; ++lane) ordered[(lane / 4) * 4 * NV + 4 * v + lane % 4] = source[lane];
+    for (int lane = 0; lane < V::kLanes; lane += 4)
+      __builtin_memcpy(ordered + lane * NV + 4 * v, source + lane, 4 * sizeof(int32_t));
+  }
+  if (e.output == Epilogue::Output::kRowF32) {
+    dequantize_row(ordered, e.column_sums + col, cols, e.row_zero_point[m], e.row_scale[m], e.column_scale + col,
+                   e.column_bias ? e.column_bias + col : nullptr, e.relu, static_cast<float*>(out) + offset);
+    return;
   }
   __builtin_memcpy(static_cast<int32_t*>(out) + offset, ordered, static_cast<size_t>(cols) * 4);
 }

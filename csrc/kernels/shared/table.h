@@ -34,7 +34,6 @@ constexpr KernelTable make_table(const char* name) {
       .mul = mul,
       .lookup = lookup,
       .row_range = row_range,
-      .dequantize_row = dequantize_row,
       .lstm_gates = lstm_gates,
       .gru_gates = gru_gates,
       .rnn_gates = rnn_gates,
