@@ -21,9 +21,15 @@ import torch
 from torch import nn
 
 import zeropoint as zp
-from zeropoint.quantization import QuantWrapper, convert, find_fusable_modules, fuse_modules, get_default_qconfig, prepare, quantize_dynamic
-
-_RECURRENT = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
+from zeropoint.quantization import (
+    QuantWrapper,
+    convert,
+    find_fusable_modules,
+    fuse_modules,
+    get_default_qconfig,
+    prepare,
+    quantize_dynamic,
+)
 
 
 def dynamic(model: nn.Module, per_row: bool) -> nn.Module:
@@ -43,6 +49,23 @@ def static(model: nn.Module, example: Any, batches: Any) -> nn.Module:
     return convert(prepared)
 
 
+def stacks(network: Any, model: nn.Module, example: Any, mode: str, with_torch_ao: bool) -> dict[str, Any]:
+    """What to score: title to a function that makes the model."""
+    rows: dict[str, Any] = {"float": lambda: model}
+    if mode == "static":
+        rows["zeropoint static"] = lambda: static(model, example, network.calib())
+        theirs = (
+            "torch.ao FX static",
+            lambda: importlib.import_module("common").ao_static(model, example, network.calib()),
+        )
+    else:
+        rows[f"zeropoint {mode}"] = lambda: dynamic(model, mode == "dynamic")
+        theirs = ("torch.ao dynamic", lambda: importlib.import_module("common").ao_dynamic(model))
+    if with_torch_ao:
+        rows[theirs[0]] = theirs[1]
+    return rows
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", help="folder of the networks")
@@ -55,15 +78,7 @@ def main() -> int:
         name, _, mode = entry.partition(":")
         network = importlib.import_module(name)
         model, example = network.load()
-        rows: dict[str, Any] = {"float": lambda m=model: m}
-        if mode == "static":
-            rows["zeropoint static"] = lambda: static(model, example, network.calib())
-        else:
-            rows[f"zeropoint {mode}"] = lambda: dynamic(model, mode == "dynamic")
-        if not arguments.no_torch_ao and mode == "static":
-            rows["torch.ao FX static"] = lambda: importlib.import_module("common").ao_static(model, example, network.calib())
-        elif not arguments.no_torch_ao:
-            rows["torch.ao dynamic"] = lambda: importlib.import_module("common").ao_dynamic(model)
+        rows = stacks(network, model, example, mode, not arguments.no_torch_ao)
         for title, make in rows.items():
             start = time.perf_counter()
             try:

@@ -41,7 +41,9 @@ def cases() -> list[tuple[str, nn.Module, torch.Tensor]]:
         for hidden in (256, 1024):
             for batch in (1, 8):
                 module = getattr(nn, name)(hidden, hidden, layers)
-                found.append((f"{name} {hidden} x {layers}, 50 steps, batch {batch}", module, torch.randn(50, batch, hidden)))
+                found.append(
+                    (f"{name} {hidden} x {layers}, 50 steps, batch {batch}", module, torch.randn(50, batch, hidden))
+                )
     return found
 
 

@@ -32,7 +32,7 @@ struct DynamicWeight {
   const uint8_t* blob;
   const float* scale;  // one per column
   const float* bias;
-  const int32_t* zeros;  // initial accumulators
+  const int32_t* zeros;       // initial accumulators
   std::vector<float> spread;  // holds the scales where there is only one
 
   DynamicWeight(const char* what, const KernelTable& kernel, const Tensor& weight, const Tensor& packed,
@@ -43,10 +43,10 @@ struct DynamicWeight {
                std::string(what) + ": `packed` is a packed convolution weight; use linear_pack");
     ZP_REQUIRE(weight.dim() == 2 && weight.size(0) == header->n && weight.size(1) == header->kc,
                std::string(what) + ": weight and packed disagree in shape");
-    ZP_REQUIRE(w_scale.scalar_type() == ScalarType::Float && w_scale.is_contiguous() &&
-                   (w_scale.numel() == 1 || w_scale.numel() == header->n),
-               std::string(what) + ": w_scale must be contiguous float32 with 1 or " + std::to_string(header->n) +
-                   " values");
+    ZP_REQUIRE(
+        w_scale.scalar_type() == ScalarType::Float && w_scale.is_contiguous() &&
+            (w_scale.numel() == 1 || w_scale.numel() == header->n),
+        std::string(what) + ": w_scale must be contiguous float32 with 1 or " + std::to_string(header->n) + " values");
     const auto* s = static_cast<const float*>(w_scale.data_ptr());
     scale = s;
     if (w_scale.numel() == 1 && header->n > 1) {

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import zeropoint as zp
-from zeropoint.analysis import sqnr as zp_sqnr
 from zeropoint import QuantizationError, qint8
 from zeropoint.analysis import sqnr
+from zeropoint.analysis import sqnr as zp_sqnr
 from zeropoint.nn.quantized import dynamic as nnqd
 from zeropoint.quantization import default_dynamic_qconfig, per_channel_dynamic_qconfig, quantize_dynamic
 
@@ -167,7 +167,15 @@ def test_projections(bidirectional):
     assert float((out - ref).detach().abs().max()) < 0.02
 
 
-@pytest.mark.parametrize("make", [lambda: nn.Conv1d(4, 6, 3), lambda: nn.Conv2d(4, 6, 3, padding=1), lambda: nn.Conv3d(4, 6, 3), lambda: nn.ConvTranspose2d(4, 6, 3, 2)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Conv1d(4, 6, 3),
+        lambda: nn.Conv2d(4, 6, 3, padding=1),
+        lambda: nn.Conv3d(4, 6, 3),
+        lambda: nn.ConvTranspose2d(4, 6, 3, 2),
+    ],
+)
 def test_dynamic_convolutions(make):
     conv = make()
     quantized = quantize_dynamic(nn.Sequential(conv), {type(conv)})

@@ -132,7 +132,17 @@ FLOAT = {
 }
 
 
-@pytest.mark.parametrize("function", [torch.max, torch.min, lambda t: t.max(1)[0], lambda t: t.amin((1, 2)), lambda t: F.max_pool1d(t[0], 2), lambda t: F.adaptive_max_pool2d(t, 3)])
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.max,
+        torch.min,
+        lambda t: t.max(1)[0],
+        lambda t: t.amin((1, 2)),
+        lambda t: F.max_pool1d(t[0], 2),
+        lambda t: F.adaptive_max_pool2d(t, 3),
+    ],
+)
 def test_extremes_are_those_of_the_integers(q, function):
     result = function(q)
     assert isinstance(result, zp.QTensor)
@@ -140,7 +150,9 @@ def test_extremes_are_those_of_the_integers(q, function):
     assert zp.backend.fallbacks() == {}
 
 
-@pytest.mark.parametrize("question", [lambda t: t > 0, lambda t: t == t, lambda t: t.argmax(1), lambda t: t.float(), torch.isnan])
+@pytest.mark.parametrize(
+    "question", [lambda t: t > 0, lambda t: t == t, lambda t: t.argmax(1), lambda t: t.float(), torch.isnan]
+)
 def test_questions_are_answered_about_the_reals(q, question):
     assert torch.equal(question(q), question(q.dequantize()))
     assert zp.backend.fallbacks() == {}

@@ -31,8 +31,8 @@ void row_range(const float* x, int64_t n, float* lo, float* hi) {
 
 // out = (float(acc - zero_point * sum) * scale) * w_scale + bias: each operation rounded by itself.
 inline void dequantize_row(const int32_t* __restrict acc, const int32_t* __restrict sums, int64_t n, int32_t zero_point,
-                    float scale, const float* __restrict w_scale, const float* __restrict bias, bool relu,
-                    float* __restrict out) {
+                           float scale, const float* __restrict w_scale, const float* __restrict bias, bool relu,
+                           float* __restrict out) {
   for (int64_t i = 0; i < n; ++i) {
     const uint32_t shifted =
         static_cast<uint32_t>(acc[i]) - static_cast<uint32_t>(zero_point) * static_cast<uint32_t>(sums[i]);
@@ -95,8 +95,7 @@ void gru_gates(const float* __restrict a, const float* __restrict b, int64_t hid
   }
 }
 
-void rnn_gates(const float* __restrict a, const float* __restrict b, int64_t hidden, bool relu,
-               float* __restrict h) {
+void rnn_gates(const float* __restrict a, const float* __restrict b, int64_t hidden, bool relu, float* __restrict h) {
   if (relu) {
     for (int64_t i = 0; i < hidden; ++i) {
       const float v = a[i] + b[i];

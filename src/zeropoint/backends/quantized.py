@@ -18,7 +18,9 @@ class _Checked(ModuleType):
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "engine" and value not in supported_engines:
-            raise QuantizationError(f"quantized engine {value} is not supported; use one of {', '.join(supported_engines)}")
+            raise QuantizationError(
+                f"quantized engine {value} is not supported; use one of {', '.join(supported_engines)}"
+            )
         super().__setattr__(name, value)
 
 

@@ -30,5 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{path}:{line}: {name} was not rewritten: {advice}")
         problems += len(migration.problems)
     total = sum(m.rewritten for m in found.values())
-    print(f"{total} names in {len(found)} files {'would be' if arguments.check else 'were'} rewritten, {problems} left to you")
+    print(
+        f"{total} names in {len(found)} files {'would be' if arguments.check else 'were'} rewritten, {problems} left to you"
+    )
     return 1 if problems else 0

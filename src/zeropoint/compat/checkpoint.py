@@ -124,7 +124,8 @@ def _unused_output(prefix: str) -> _State:
 
 
 def _embedding_entries(prefix: str, weight: QTensor) -> _State:
-    module = nnq.Embedding(*weight.shape, _weight=weight, dtype=weight._qdtype)
+    rows, width = weight.shape
+    module = nnq.Embedding(rows, width, _weight=weight, dtype=weight._qdtype)
     return {f"{prefix}{k}": v for k, v in module.state_dict().items()}
 
 
@@ -150,7 +151,9 @@ def _rebuilt(name: str, module: Any) -> Any:
     if isinstance(module, OldModule):
         builder = _BUILDERS.get(module.class_name)
         if builder is None:
-            raise QuantizationError(f"checkpoint: {name or 'the model'} is a {module.qualified_name}, which has no counterpart")
+            raise QuantizationError(
+                f"checkpoint: {name or 'the model'} is a {module.qualified_name}, which has no counterpart"
+            )
         new = builder(module)
         if isinstance(module.state, dict):
             new.training = bool(module.state.get("training", False))
@@ -182,9 +185,22 @@ def _linear(old: OldModule) -> Any:
 
 
 def _conv(old: OldModule) -> Any:
-    (inputs, outputs, kernel, stride, padding, dilation, transposed, output_padding, groups, mode, weight, bias, scale, zero_point) = (
-        old.state[:14]
-    )
+    (
+        inputs,
+        outputs,
+        kernel,
+        stride,
+        padding,
+        dilation,
+        transposed,
+        output_padding,
+        groups,
+        mode,
+        weight,
+        bias,
+        scale,
+        zero_point,
+    ) = old.state[:14]
     package: Any = nnqd if _is_dynamic(old) else nniq if old.class_name.startswith(("ConvReLU", "ConvAdd")) else nnq
     cls = getattr(package, old.class_name)
     head = (inputs, outputs, kernel, stride, padding)
@@ -227,7 +243,15 @@ def _embedding(old: OldModule) -> Any:
     while isinstance(weight, PackedObject):
         weight = weight.state
     if isinstance(weight, (tuple, list)):
-        weight = next((t for part in weight for t in (part if isinstance(part, (tuple, list)) else [part]) if isinstance(t, QTensor)), None)
+        weight = next(
+            (
+                t
+                for part in weight
+                for t in (part if isinstance(part, (tuple, list)) else [part])
+                if isinstance(t, QTensor)
+            ),
+            None,
+        )
     if not isinstance(weight, QTensor):
         raise QuantizationError(f"checkpoint: the packed weight of {old.qualified_name} is of an unknown form")
     options: dict[str, Any] = {}
@@ -271,13 +295,17 @@ def _norm(old: OldModule) -> Any:
     if old.class_name == "LayerNorm":
         return cls(state["normalized_shape"], weight, bias, *_scale_of(old), state["eps"], state["elementwise_affine"])
     if old.class_name == "GroupNorm":
-        return cls(state["num_groups"], state["num_channels"], weight, bias, *_scale_of(old), state["eps"], state["affine"])
+        return cls(
+            state["num_groups"], state["num_channels"], weight, bias, *_scale_of(old), state["eps"], state["affine"]
+        )
     return cls(state["num_features"], weight, bias, *_scale_of(old), state["eps"], state["momentum"], state["affine"])
 
 
 def _batch_norm(old: OldModule) -> Any:
     state = old.state
-    new = getattr(nniq if old.class_name.startswith("BNReLU") else nnq, old.class_name)(state["num_features"], state["eps"])
+    new = getattr(nniq if old.class_name.startswith("BNReLU") else nnq, old.class_name)(
+        state["num_features"], state["eps"]
+    )
     parameters = {**state.get("_buffers", {}), **state.get("_parameters", {})}
     with torch.no_grad():
         for name in ("weight", "bias", "running_mean", "running_var"):

@@ -50,7 +50,14 @@ def _target(name: str) -> tuple[str | None, str | None]:
         return attribute.replace(":", "."), None
     for prefix in sorted(MAPPING["modules"], key=len, reverse=True):
         if name == prefix or name.startswith(prefix + "."):
-            return MAPPING["modules"][prefix] + name[len(prefix) :].replace(".modules", ""), None
+            ours = MAPPING["modules"][prefix]
+            rest = name[len(prefix) :]
+            # Only zeropoint.nn.quantized has the level "modules" too.
+            return ours + (
+                rest
+                if ours == "zeropoint.nn.quantized" and not rest.startswith(".dynamic")
+                else rest.replace(".modules", "")
+            ), None
     return None, None
 
 

@@ -27,7 +27,12 @@ _STORAGES: dict[str, torch.dtype] = {
     "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool, "QInt8Storage": torch.int8,
     "QUInt8Storage": torch.uint8, "QInt32Storage": torch.int32, "QUInt4x2Storage": torch.uint8,
 }  # fmt: skip
-_QDTYPES = {"QInt8Storage": "qint8", "QUInt8Storage": "quint8", "QInt32Storage": "qint32", "QUInt4x2Storage": "quint4x2"}
+_QDTYPES = {
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
+    "QUInt4x2Storage": "quint4x2",
+}
 # Modules of torch's quantization, wherever it kept them over the years.
 _OLD_PACKAGES = (
     "torch.ao.", "torch.quantization", "torch.nn.quantized", "torch.nn.intrinsic", "torch.nn.qat", "torch.nn.quantizable",
@@ -83,7 +88,12 @@ def _strided(storage: Any, offset: Any, size: Any, stride: Any) -> torch.Tensor:
         raise QuantizationError("checkpoint: a tensor without a storage")
     size, stride, offset = tuple(map(int, size)), tuple(map(int, stride)), int(offset)
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if all(size) else offset
-    if offset < 0 or any(n < 0 for n in size) or any(s < 0 for s in stride) or (all(size) and last >= storage.data.numel()):
+    if (
+        offset < 0
+        or any(n < 0 for n in size)
+        or any(s < 0 for s in stride)
+        or (all(size) and last >= storage.data.numel())
+    ):
         raise QuantizationError(f"checkpoint: a tensor of size {size} and stride {stride} lies outside its storage")
     return torch.as_strided(storage.data, size, stride, offset).clone()
 
@@ -93,7 +103,11 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: An
 
 
 def _rebuild_parameter(data: torch.Tensor, requires_grad: Any = False, *rest: Any) -> Any:
-    return data if isinstance(data, QTensor) else nn.Parameter(data, requires_grad=bool(requires_grad) and data.is_floating_point())
+    return (
+        data
+        if isinstance(data, QTensor)
+        else nn.Parameter(data, requires_grad=bool(requires_grad) and data.is_floating_point())
+    )
 
 
 def _rebuild_qtensor(storage: Any, offset: Any, size: Any, stride: Any, qparams: Any, *rest: Any) -> QTensor:
@@ -109,7 +123,9 @@ def _rebuild_qtensor(storage: Any, offset: Any, size: Any, stride: Any, qparams:
     scales, zero_points, axis = qparams[1].detach().float(), qparams[2].detach(), int(qparams[3])
     if not 0 <= axis < data.dim() or scales.numel() != data.shape[axis] or zero_points.numel() != data.shape[axis]:
         raise QuantizationError(f"checkpoint: qparams of axis {axis} do not fit a tensor of size {tuple(data.shape)}")
-    zero_points = zero_points.float() if scheme is QScheme.PER_CHANNEL_AFFINE_FLOAT_QPARAMS else zero_points.to(torch.int32)
+    zero_points = (
+        zero_points.float() if scheme is QScheme.PER_CHANNEL_AFFINE_FLOAT_QPARAMS else zero_points.to(torch.int32)
+    )
     return QTensor(data, scales, zero_points, qdtype, axis)
 
 
@@ -170,7 +186,9 @@ class _Unpickler(pickle.Unpickler):
             dtype = _STORAGES[kind.name]
             raw = bytearray(self._archive.read(f"{self._root}/data/{key}"))
             if kind.name != "QUInt4x2Storage" and len(raw) < int(count) * dtype.itemsize:
-                raise QuantizationError(f"checkpoint: storage {key} has {len(raw)} bytes, {int(count)} values of {dtype} need more")
+                raise QuantizationError(
+                    f"checkpoint: storage {key} has {len(raw)} bytes, {int(count)} values of {dtype} need more"
+                )
             usable = len(raw) // dtype.itemsize * dtype.itemsize
             data = torch.frombuffer(raw[:usable], dtype=dtype) if usable else torch.empty(0, dtype=dtype)
             self._storages[key] = _Storage(data, kind.name)
@@ -190,7 +208,9 @@ def read(path: str | Path, classes: dict[str, type] | None = None) -> Any:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if n.endswith("/data.pkl")]
             if len(names) != 1 or any(n.endswith("/constants.pkl") for n in archive.namelist()):
-                raise QuantizationError(f"{path}: not a file of torch.save (a TorchScript archive has to be loaded by torch.jit)")
+                raise QuantizationError(
+                    f"{path}: not a file of torch.save (a TorchScript archive has to be loaded by torch.jit)"
+                )
             order = f"{names[0].rpartition('/')[0]}/byteorder"
             if order in archive.namelist() and archive.read(order) != b"little":
                 raise QuantizationError(f"{path}: written on a big-endian machine")
@@ -201,4 +221,6 @@ def read(path: str | Path, classes: dict[str, type] | None = None) -> Any:
     except FileNotFoundError:
         raise QuantizationError(f"{path}: no such file") from None
     except Exception as error:  # a damaged file can fail anywhere in the pickle machine
-        raise QuantizationError(f"{path}: cannot be read as a file of torch.save: {type(error).__name__}: {error}") from error
+        raise QuantizationError(
+            f"{path}: cannot be read as a file of torch.save: {type(error).__name__}: {error}"
+        ) from error

@@ -201,7 +201,9 @@ def prepare_model_outputs(
                 continue
             present = module._modules.get("activation_post_process")
             if present is not None and not isinstance(present, (nn.Identity, Logger)):
-                raise QuantizationError("prepare_model_outputs: the model has observers; give the float or converted model")
+                raise QuantizationError(
+                    "prepare_model_outputs: the model has observers; give the float or converted model"
+                )
             if isinstance(module, (nnq.FloatFunctional, nnq.QFunctional)):
                 module.activation_post_process = logger_cls()
             elif not isinstance(present, Logger):

@@ -99,9 +99,7 @@ class Convolution:
         spread[tuple(inner)] = x
         return spread[tuple(crop)]
 
-    def _depth_windows(
-        self, x: torch.Tensor, kernel: int, stride: int, padding: int, zero_point: int
-    ) -> torch.Tensor:
+    def _depth_windows(self, x: torch.Tensor, kernel: int, stride: int, padding: int, zero_point: int) -> torch.Tensor:
         """[N, D', groups * kernel * C / groups, H, W]: for each output depth its input slices, group by group."""
         if padding:
             x = torch.nn.functional.pad(x, (0, 0, 0, 0, padding, padding), value=zero_point)

@@ -1,5 +1,6 @@
 """The quantization workflow (``torch.quantization`` by name)."""
 
+from zeropoint.quantization.coverage import coverage, report
 from zeropoint.quantization.fake_quantize import (
     FakeQuantize,
     FakeQuantizeBase,
@@ -41,7 +42,23 @@ from zeropoint.quantization.fuser_method_mappings import (
     fuse_convtranspose_bn,
     fuse_linear_bn,
     get_fuser_method,
+    get_fuser_method_new,
 )
+from zeropoint.quantization.granularity import (
+    AffineQuantizedObserverBase,
+    Granularity,
+    MappingType,
+    PerAxis,
+    PerBlock,
+    PerGroup,
+    PerRow,
+    PerTensor,
+    PerToken,
+    TorchAODType,
+    ZeroPointDomain,
+    get_block_size,
+)
+from zeropoint.quantization.learnable_fake_quantize import LearnableFakeQuantize
 from zeropoint.quantization.observer import (
     FixedQParamsObserver,
     HistogramObserver,
@@ -74,6 +91,7 @@ from zeropoint.quantization.observer import (
     is_activation_post_process,
     load_observer_state_dict,
     per_channel_weight_observer_range_neg_127_to_127,
+    sync_observers,
     weight_observer_range_neg_127_to_127,
 )
 from zeropoint.quantization.qconfig import (
@@ -103,10 +121,18 @@ from zeropoint.quantization.qconfig import (
     float_qparams_weight_only_qconfig,
     float_qparams_weight_only_qconfig_4bit,
     get_default_qat_qconfig,
+    get_default_qat_qconfig_dict,
     get_default_qconfig,
+    get_default_qconfig_dict,
     per_channel_dynamic_qconfig,
     qconfig_equals,
 )
+from zeropoint.quantization.qconfig_mapping import (
+    QConfigMapping,
+    get_default_qat_qconfig_mapping,
+    get_default_qconfig_mapping,
+)
+from zeropoint.quantization.quant_type import QuantType
 from zeropoint.quantization.quantization_mappings import (
     DEFAULT_DYNAMIC_MODULE_MAPPING,
     DEFAULT_DYNAMIC_QUANT_MODULE_MAPPINGS,
@@ -115,11 +141,19 @@ from zeropoint.quantization.quantization_mappings import (
     DEFAULT_QAT_MODULE_MAPPING,
     DEFAULT_QAT_MODULE_MAPPINGS,
     DEFAULT_STATIC_QUANT_MODULE_MAPPINGS,
+    get_default_compare_output_module_list,
     get_default_dynamic_quant_module_mappings,
+    get_default_dynamic_sparse_quant_module_mappings,
+    get_default_float_to_quantized_operator_mappings,
     get_default_qat_module_mappings,
     get_default_qconfig_propagation_list,
     get_default_static_quant_module_mappings,
+    get_default_static_quant_reference_module_mappings,
+    get_default_static_sparse_quant_module_mappings,
     get_dynamic_quant_module_class,
+    get_embedding_qat_module_mappings,
+    get_embedding_static_quant_module_mappings,
+    get_quantized_operator,
     get_static_quant_module_class,
     no_observer_set,
 )
@@ -147,42 +181,6 @@ from zeropoint.quantization.stubs import (
     QuantStub,
     QuantWrapper,
 )
-
-from zeropoint.quantization.granularity import (
-    AffineQuantizedObserverBase,
-    Granularity,
-    MappingType,
-    PerAxis,
-    PerBlock,
-    PerGroup,
-    PerRow,
-    PerTensor,
-    PerToken,
-    TorchAODType,
-    ZeroPointDomain,
-    get_block_size,
-)
-from zeropoint.quantization.observer import sync_observers
-from zeropoint.quantization.coverage import coverage, report
-from zeropoint.quantization.learnable_fake_quantize import LearnableFakeQuantize
-from zeropoint.quantization.qconfig import get_default_qat_qconfig_dict, get_default_qconfig_dict
-from zeropoint.quantization.qconfig_mapping import (
-    QConfigMapping,
-    get_default_qat_qconfig_mapping,
-    get_default_qconfig_mapping,
-)
-from zeropoint.quantization.quant_type import QuantType
-from zeropoint.quantization.quantization_mappings import (
-    get_default_compare_output_module_list,
-    get_default_dynamic_sparse_quant_module_mappings,
-    get_default_float_to_quantized_operator_mappings,
-    get_default_static_quant_reference_module_mappings,
-    get_default_static_sparse_quant_module_mappings,
-    get_embedding_qat_module_mappings,
-    get_embedding_static_quant_module_mappings,
-    get_quantized_operator,
-)
-from zeropoint.quantization.fuser_method_mappings import get_fuser_method_new
 from zeropoint.quantization.utils import MatchAllNode, Pattern, get_combined_dict
 
 ObserverOrFakeQuantize = ObserverBase | FakeQuantizeBase

@@ -88,7 +88,11 @@ def cross_layer_equalization(module1: nn.Module, module2: nn.Module, output_axis
         raise QuantizationError(
             f"module type not supported: {type(module1).__name__} and {type(module2).__name__}; convolutions and Linear are"
         )
-    weight1, weight2, bias = get_module_weight(module1).detach(), get_module_weight(module2).detach(), get_module_bias(module1)
+    weight1, weight2, bias = (
+        get_module_weight(module1).detach(),
+        get_module_weight(module2).detach(),
+        get_module_bias(module1),
+    )
     if weight1.size(output_axis) != weight2.size(input_axis):
         raise QuantizationError(
             f"Number of output channels of first arg ({weight1.size(output_axis)}) do not match number input channels of second "
@@ -148,7 +152,9 @@ def converged(curr_modules: dict[str, nn.Module], prev_modules: dict[str, nn.Mod
         raise QuantizationError("The keys to the given mappings must have the same set of names of modules")
     moved = torch.zeros(())
     for name in curr_modules:
-        moved = moved + torch.norm(get_module_weight(curr_modules[name]) - get_module_weight(prev_modules[name])).detach()
+        moved = (
+            moved + torch.norm(get_module_weight(curr_modules[name]) - get_module_weight(prev_modules[name])).detach()
+        )
     return bool(moved < threshold)
 
 
@@ -165,10 +171,10 @@ def equalize(model: nn.Module, paired_modules_list: Any, threshold: float = 1e-4
         pairs = process_paired_modules_list_to_name(model, paired_modules_list)
     names = {name for pair in pairs for name in pair}
     current = {name: model.get_submodule(name) for name in names}
-    previous = {name: None for name in names}
+    previous = dict.fromkeys(names)
     while any(m is None for m in previous.values()) or not converged(current, previous, threshold):  # type: ignore[arg-type]
         for first, second in pairs:
-            previous[first] = copy.deepcopy(current[first])  # type: ignore[assignment]
-            previous[second] = copy.deepcopy(current[second])  # type: ignore[assignment]
+            previous[first] = copy.deepcopy(current[first])
+            previous[second] = copy.deepcopy(current[second])
             cross_layer_equalization(current[first], current[second])
     return model

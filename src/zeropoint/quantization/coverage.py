@@ -58,7 +58,9 @@ def _sites(name: str, module: nn.Module) -> Iterator[LayerCoverage]:
             continue  # the second result of a call
         int8 = has_integer_form(function)
         reason = "" if int8 else f"{function} has no integer form: computed in float32, its result quantized"
-        yield LayerCoverage(f"{name}.{key}" if name else key, f"call of {function}", "int8" if int8 else "float", reason)
+        yield LayerCoverage(
+            f"{name}.{key}" if name else key, f"call of {function}", "int8" if int8 else "float", reason
+        )
 
 
 def coverage(model: nn.Module) -> list[LayerCoverage]:
@@ -102,7 +104,9 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{len(self.layers) - len(self.in_float)} of {len(self.layers)} layers in int8, kernels: {self.isa}"]
         width = max((len(layer.name) for layer in self.layers), default=0)
-        lines += [f"  {layer.name:{width}s}  {layer.kind:5s}  {layer.type}  {layer.reason}".rstrip() for layer in self.layers]
+        lines += [
+            f"  {layer.name:{width}s}  {layer.kind:5s}  {layer.type}  {layer.reason}".rstrip() for layer in self.layers
+        ]
         lines += [f"ran in float on quantized tensors: {name}, {count} times" for name, count in self.fallbacks.items()]
         return "\n".join(lines)
 

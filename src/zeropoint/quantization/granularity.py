@@ -111,7 +111,9 @@ def get_block_size(input_shape: tuple[int, ...], granularity: Granularity) -> tu
         return (1,) * (len(shape) - 1) + (shape[-1],)
     if isinstance(granularity, PerGroup):
         if shape[-1] % granularity.group_size:
-            raise QuantizationError(f"group_size {granularity.group_size} does not divide the last dimension of {shape}")
+            raise QuantizationError(
+                f"group_size {granularity.group_size} does not divide the last dimension of {shape}"
+            )
         return (1,) * (len(shape) - 1) + (granularity.group_size,)
     if isinstance(granularity, PerBlock):
         block = granularity.block_size

@@ -14,7 +14,11 @@ import torch
 from torch import nn
 
 from zeropoint.errors import QuantizationError
-from zeropoint.quantization.fake_quantize import FakeQuantizeBase, fake_quantize_per_channel_affine, fake_quantize_per_tensor_affine
+from zeropoint.quantization.fake_quantize import (
+    FakeQuantizeBase,
+    fake_quantize_per_channel_affine,
+    fake_quantize_per_tensor_affine,
+)
 from zeropoint.quantization.observer import MovingAverageMinMaxObserver
 from zeropoint.tensor import as_qdtype, is_per_channel, per_channel_symmetric, per_tensor_symmetric
 
@@ -26,7 +30,14 @@ class _Learned(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, axis: int | None, low: int, high: int, factor: float
+        ctx: Any,
+        x: torch.Tensor,
+        scale: torch.Tensor,
+        zero_point: torch.Tensor,
+        axis: int | None,
+        low: int,
+        high: int,
+        factor: float,
     ) -> torch.Tensor:
         shape = [1] * x.dim()
         if axis is not None:
@@ -43,7 +54,7 @@ class _Learned(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         x, s, z = ctx.saved_tensors
         position = x / s + z
         q = torch.round(position)
@@ -108,7 +119,8 @@ class LearnableFakeQuantize(FakeQuantizeBase):
         count = max(channel_len, 1)
         self.scale = nn.Parameter(torch.full((count,), float(scale)))
         self.zero_point = nn.Parameter(
-            torch.full((count,), float(zero_point)), requires_grad=self.qscheme not in (per_tensor_symmetric, per_channel_symmetric)
+            torch.full((count,), float(zero_point)),
+            requires_grad=self.qscheme not in (per_tensor_symmetric, per_channel_symmetric),
         )
         self.register_buffer("static_enabled", torch.tensor([1], dtype=torch.uint8))
         self.register_buffer("learning_enabled", torch.tensor([0], dtype=torch.uint8))
@@ -180,7 +192,11 @@ class LearnableFakeQuantize(FakeQuantizeBase):
             return X
         with torch.no_grad():
             self.scale.clamp_(min=float(self.eps))
-        factor = 1.0 / math.sqrt(max(X.numel(), 1) / self.scale.numel() * max(self.quant_max, 1)) if self.use_grad_scaling else 1.0
+        factor = (
+            1.0 / math.sqrt(max(X.numel(), 1) / self.scale.numel() * max(self.quant_max, 1))
+            if self.use_grad_scaling
+            else 1.0
+        )
         axis = self.ch_axis if self.is_per_channel else None
         out = _Learned.apply(X.float(), self.scale, self.zero_point, axis, self.quant_min, self.quant_max, factor)
         return out.to(X.dtype)

@@ -66,7 +66,7 @@ class QConfigMapping:
                 prefix = ".".join(parts[:depth])
                 if prefix in self.module_name_qconfigs:
                     qconfig = self.module_name_qconfigs[prefix]
-            module.qconfig = qconfig  # type: ignore[assignment]
+            module.qconfig = qconfig
         return model
 
     def to_dict(self) -> dict[str, Any]:

@@ -87,13 +87,7 @@ DEFAULT_STATIC_QUANT_MODULE_MAPPINGS: dict[type, type] = {
     nn.Hardsigmoid: nnq.Hardsigmoid,
     nn.Softmax: nnq.Softmax,
     # Elementwise, so that a table gives them exactly; torch had no module for these.
-    **{
-        module: nnq.Pointwise
-        for module in (
-            nn.SiLU, nn.GELU, nn.Mish, nn.CELU, nn.SELU, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink,
-            nn.Hardshrink, nn.Softshrink,
-        )
-    },
+    **dict.fromkeys((nn.SiLU, nn.GELU, nn.Mish, nn.CELU, nn.SELU, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.Hardshrink, nn.Softshrink), nnq.Pointwise),
     nnq.FloatFunctional: nnq.QFunctional,
     nni.BNReLU2d: nniq.BNReLU2d,
     nni.BNReLU3d: nniq.BNReLU3d,

@@ -17,14 +17,6 @@ from zeropoint.nn.intrinsic import _FusedModule
 from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, WeightedQuantizedModule
 from zeropoint.quantization.coverage import REASON, report
 from zeropoint.quantization.observer import is_activation_post_process
-from zeropoint.quantization.recording import (
-    INPUT_OBSERVER,
-    finish_call_sites,
-    follow_forwards,
-    is_recording_hook,
-    quantizes,
-    set_float_input,
-)
 from zeropoint.quantization.qconfig import (
     assert_valid_qconfig,
     default_dynamic_qconfig,
@@ -41,6 +33,14 @@ from zeropoint.quantization.quantization_mappings import (
     get_default_static_quant_module_mappings,
     get_default_static_quant_reference_module_mappings,
     no_observer_set,
+)
+from zeropoint.quantization.recording import (
+    INPUT_OBSERVER,
+    finish_call_sites,
+    follow_forwards,
+    is_recording_hook,
+    quantizes,
+    set_float_input,
 )
 from zeropoint.quantization.stubs import DeQuantStub, QuantWrapper
 from zeropoint.quantization.utils import get_qparam_dict
@@ -300,7 +300,9 @@ def swap_module(
     for key, hook in mod._forward_hooks.items():
         if hook is not _observer_forward_hook and not is_recording_hook(hook):
             new.register_forward_hook(
-                hook, with_kwargs=key in mod._forward_hooks_with_kwargs, always_call=key in mod._forward_hooks_always_called
+                hook,
+                with_kwargs=key in mod._forward_hooks_with_kwargs,
+                always_call=key in mod._forward_hooks_always_called,
             )
     set_float_input(mod, new)
     device = _device_of(mod)
@@ -361,7 +363,9 @@ def convert(
     """
     if not inplace:
         module = copy.deepcopy(module)
-    defaults = get_default_static_quant_reference_module_mappings if is_reference else get_default_static_quant_module_mappings
+    defaults = (
+        get_default_static_quant_reference_module_mappings if is_reference else get_default_static_quant_module_mappings
+    )
     table = defaults() if mapping is None else mapping
     custom = (convert_custom_config_dict or get_default_custom_config_dict()).get(
         "observed_to_quantized_custom_module_class", {}

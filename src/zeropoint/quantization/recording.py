@@ -110,7 +110,7 @@ def _take_ordinary(module: nn.Module, args: Any, kwargs: Any) -> Any:
         if observer is None:
             observer = _new_observer(module, first.device)
             module.add_module(INPUT_OBSERVER, observer)
-        observed = observer(first)  # type: ignore[misc]
+        observed = observer(first)
         args = tuple(observed if a is first else a for a in args)
         kwargs = {k: observed if a is first else a for k, a in kwargs.items()}
     return unmark(args), unmark(kwargs)
@@ -126,7 +126,10 @@ def _make_sites(module: nn.Module, state_dict: dict[str, Any], prefix: str, *res
         module.add_module(SITES, sites)
     if sites is not None:
         sites.ensure(state_dict, own)
-    if any(key.startswith(prefix + INPUT_OBSERVER + ".") for key in state_dict) and INPUT_OBSERVER not in module._modules:
+    if (
+        any(key.startswith(prefix + INPUT_OBSERVER + ".") for key in state_dict)
+        and INPUT_OBSERVER not in module._modules
+    ):
         module.add_module(INPUT_OBSERVER, module.qconfig.activation())  # type: ignore[union-attr, operator]
 
 
@@ -205,5 +208,9 @@ def finish_call_sites(model: nn.Module, keep_frames: bool) -> None:
 
 def _drop(module: nn.Module, hooks: Any, key: int) -> None:
     hooks.pop(key)
-    for flags in (module._forward_pre_hooks_with_kwargs, module._forward_hooks_with_kwargs, module._forward_hooks_always_called):
+    for flags in (
+        module._forward_pre_hooks_with_kwargs,
+        module._forward_hooks_with_kwargs,
+        module._forward_hooks_always_called,
+    ):
         flags.pop(key, None)

@@ -145,9 +145,7 @@ def check_min_max_valid(min_val: torch.Tensor, max_val: torch.Tensor) -> bool:
         QuantizationError: min above max.
     """
     if min_val.numel() == 0 or max_val.numel() == 0 or bool(((min_val == torch.inf) & (max_val == -torch.inf)).any()):
-        warnings.warn(
-            "must run observer before calling calculate_qparams. Returning default values.", stacklevel=2
-        )
+        warnings.warn("must run observer before calling calculate_qparams. Returning default values.", stacklevel=2)
         return False
     if not bool((min_val <= max_val).all()):
         raise QuantizationError(f"min {min_val} should be less than max {max_val}")
@@ -271,4 +269,15 @@ _KEEPING_FUNCTIONS = (
     torch.nn.functional.relu, torch.nn.functional.max_pool2d, torch.nn.functional.avg_pool2d, torch.cat, torch.flatten, torch.mean,
     torch.transpose, torch.unsqueeze, torch.squeeze, torch.chunk, torch.stack,
 )  # fmt: skip
-_KEEPING_MODULES = (nn.ReLU, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.Identity, nn.Flatten, nn.Dropout)
+_KEEPING_MODULES = (
+    nn.ReLU,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AvgPool3d,
+    nn.Identity,
+    nn.Flatten,
+    nn.Dropout,
+)

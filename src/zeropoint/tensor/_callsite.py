@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-
 from torch import nn
 
 __all__ = ["SITES", "Frame", "Recorder", "canonical_name", "current_frame", "enter", "leave"]

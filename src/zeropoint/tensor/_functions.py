@@ -24,7 +24,16 @@ from zeropoint._reference.quantize import f32
 from zeropoint.errors import QuantizationError
 from zeropoint.tensor._callsite import canonical_name, current_frame
 
-__all__ = ["ATTRIBUTES", "call", "dispatch", "int_tuple", "integer_form", "keeps_qparams", "leaves_reals", "map_float_results"]
+__all__ = [
+    "ATTRIBUTES",
+    "call",
+    "dispatch",
+    "int_tuple",
+    "integer_form",
+    "keeps_qparams",
+    "leaves_reals",
+    "map_float_results",
+]
 
 _Tensor: Any = torch.Tensor
 
@@ -478,7 +487,14 @@ def _average_pool(dims: int) -> Callable[..., Any]:
         return _batched(
             x,
             lambda data: ops.avg_pool2d(
-                data, x._zero_point, one + kernel, one + steps, zero + pad, ceil_mode, count_include_pad, divisor_override
+                data,
+                x._zero_point,
+                one + kernel,
+                one + steps,
+                zero + pad,
+                ceil_mode,
+                count_include_pad,
+                divisor_override,
             ),
             dims,
         )
@@ -486,8 +502,8 @@ def _average_pool(dims: int) -> Callable[..., Any]:
     return form
 
 
-for _dims, _functions in ((1, (F.avg_pool1d,)), (2, (F.avg_pool2d,)), (3, (F.avg_pool3d,))):
-    integer_form(*_functions)(_average_pool(_dims))
+for _average_dims, _average in ((1, F.avg_pool1d), (2, F.avg_pool2d), (3, F.avg_pool3d)):
+    integer_form(_average)(_average_pool(_average_dims))
 
 
 def _adaptive_sizes(x: Any, output_size: Any, dims: int) -> list[int]:
@@ -531,7 +547,13 @@ def _picking(function: Any) -> Callable[..., Any]:
     return form
 
 
-for _picker in (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d, torch.adaptive_max_pool1d, F.max_unpool2d):
+for _picker in (
+    F.adaptive_max_pool1d,
+    F.adaptive_max_pool2d,
+    F.adaptive_max_pool3d,
+    torch.adaptive_max_pool1d,
+    F.max_unpool2d,
+):
     integer_form(_picker)(_picking(_picker))
 
 
@@ -590,8 +612,8 @@ def _on_own_grid(function: Any) -> Callable[..., Any]:
 
 for _own_grid in (F.leaky_relu, F.gelu, F.elu):
     integer_form(_own_grid, when=_never)(_on_own_grid(_own_grid))
-for _own_grid in (F.threshold, F.threshold_, torch.threshold, torch.threshold_):
-    integer_form(_own_grid)(_on_own_grid(_own_grid))
+for _threshold in (F.threshold, getattr(F, "threshold_"), torch.threshold, getattr(torch, "threshold_")):  # noqa: B009
+    integer_form(_threshold)(_on_own_grid(_threshold))
 
 
 @integer_form(F.interpolate)
@@ -667,7 +689,9 @@ def _masked_fill(x: Any, mask: torch.Tensor, value: Any) -> Any:
     """The value is quantized with x's qparams, and saturates at their range."""
     if not _per_tensor(x):
         return NotImplemented
-    return x.with_data(torch.masked_fill(x._data, mask, _quantized_bound(float(value), x._scale, x._zero_point, x._qdtype)))
+    return x.with_data(
+        torch.masked_fill(x._data, mask, _quantized_bound(float(value), x._scale, x._zero_point, x._qdtype))
+    )
 
 
 # Answers about the reals, exact without a scale of their own; never counted as fallbacks.

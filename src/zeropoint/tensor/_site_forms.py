@@ -17,12 +17,79 @@ __all__ = ["has_integer_form", "mirrored", "site_form"]
 
 # Elementwise functions of one tensor and numbers: a table gives their exact result.
 _POINTWISE = frozenset(
-    """
-    add sub mul div pow rsub neg negative abs absolute exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square reciprocal sin cos
-    tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc sigmoid logsigmoid log_sigmoid relu relu6 leaky_relu elu selu
-    celu gelu silu mish softplus softsign softshrink hardshrink tanhshrink hardswish hardsigmoid hardtanh threshold
-    clamp clamp_min clamp_max floor ceil round trunc frac sign sgn logit nan_to_num remainder fmod floor_divide
-    """.split()
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "pow",
+        "rsub",
+        "neg",
+        "negative",
+        "abs",
+        "absolute",
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "sqrt",
+        "rsqrt",
+        "square",
+        "reciprocal",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "erf",
+        "erfc",
+        "sigmoid",
+        "logsigmoid",
+        "log_sigmoid",
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "elu",
+        "selu",
+        "celu",
+        "gelu",
+        "silu",
+        "mish",
+        "softplus",
+        "softsign",
+        "softshrink",
+        "hardshrink",
+        "tanhshrink",
+        "hardswish",
+        "hardsigmoid",
+        "hardtanh",
+        "threshold",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "floor",
+        "ceil",
+        "round",
+        "trunc",
+        "frac",
+        "sign",
+        "sgn",
+        "logit",
+        "nan_to_num",
+        "remainder",
+        "fmod",
+        "floor_divide",
+    ]
 )
 
 
@@ -72,8 +139,8 @@ def mirrored(x: QTensor) -> QTensor:
 
 
 def _two(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[QTensor, QTensor] | None:
-    x = args[0] if args else kwargs.get("input")
-    y = args[1] if len(args) > 1 else kwargs.get("other")
+    x: Any = args[0] if args else kwargs.get("input")
+    y: Any = args[1] if len(args) > 1 else kwargs.get("other")
     options = {k: v for k, v in kwargs.items() if k not in ("input", "other")}
     if options.get("alpha", 1) != 1 or options.get("out") is not None or len(args) > 2:
         return None

@@ -33,15 +33,16 @@ class _QatConv(nn.modules.conv._ConvNd):
         self.weight_fake_quant = qconfig.weight()
         if self.transposed and getattr(self.weight_fake_quant, "ch_axis", -1) != -1:
             # Output channels are axis 1 of a transposed convolution's weight.
-            self.weight_fake_quant.ch_axis = 1
-            self.weight_fake_quant.activation_post_process.ch_axis = 1  # type: ignore[union-attr]
+            fake_quant: Any = self.weight_fake_quant
+            fake_quant.ch_axis = 1
+            fake_quant.activation_post_process.ch_axis = 1
 
     @classmethod
     def from_float(cls, mod: Any, use_precomputed_fake_quant: bool = False) -> Any:
         """From a float module (or its fused form) with a qconfig; shares its parameters."""
         check_float_module(cls, mod, cls._FLOAT_MODULE)
         conv: Any = mod[0] if isinstance(mod, nn.Sequential) else mod
-        result: Any = cls(*_geometry(conv), qconfig=mod.qconfig)  # type: ignore[call-arg, arg-type]
+        result: Any = cls(*_geometry(conv), qconfig=mod.qconfig)  # type: ignore[call-arg]
         result.weight, result.bias = conv.weight, conv.bias
         return result.train(mod.training)
 
@@ -78,12 +79,23 @@ class _QatConvNd(_QatConv):
     ) -> None:
         nn_class: Any = next(c for c in _FLOAT_CONVOLUTIONS if isinstance(self, c))
         nn_class.__init__(
-            self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+            self,
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
         )
         self._fake_quantize_weights(qconfig)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(input, self.weight_fake_quant(self.weight), self.bias)  # type: ignore[operator]
+        return self._conv_forward(input, self.weight_fake_quant(self.weight), self.bias)
 
 
 class Conv1d(_QatConvNd, nn.Conv1d):
@@ -128,7 +140,7 @@ class _QatConvTransposeNd(_QatConv):
         )  # fmt: skip
         self._fake_quantize_weights(qconfig)
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
         function = getattr(nn.functional, f"conv_transpose{len(self.kernel_size)}d")
         return function(
             input, self.weight_fake_quant(self.weight), self.bias, self.stride, self.padding, self.output_padding, self.groups,

@@ -154,18 +154,30 @@ class MultiheadAttention(nn.Module):
 
     def dequantize(self) -> nn.MultiheadAttention:
         """A float ``torch.nn.MultiheadAttention`` with the (dequantized) weights of this one."""
-        real = lambda w: (w() if callable(w) else w)
-        weight = lambda m: real(m.weight).dequantize() if hasattr(real(m.weight), "int_repr") and real(m.weight).is_quantized else real(m.weight)
+        real = lambda w: w() if callable(w) else w
+        weight = lambda m: (
+            real(m.weight).dequantize()
+            if hasattr(real(m.weight), "int_repr") and real(m.weight).is_quantized
+            else real(m.weight)
+        )
         parts = [self.linear_Q, self.linear_K, self.linear_V]
         has_bias = real(self.out_proj.bias) is not None
         result = nn.MultiheadAttention(
-            self.embed_dim, self.num_heads, self.dropout, has_bias, kdim=self.kdim, vdim=self.vdim, batch_first=self.batch_first
+            self.embed_dim,
+            self.num_heads,
+            self.dropout,
+            has_bias,
+            kdim=self.kdim,
+            vdim=self.vdim,
+            batch_first=self.batch_first,
         )
         with torch.no_grad():
             if result._qkv_same_embed_dim:
                 result.in_proj_weight.copy_(torch.cat([weight(m) for m in parts]))
             else:
-                for target, m in zip((result.q_proj_weight, result.k_proj_weight, result.v_proj_weight), parts, strict=True):
+                for target, m in zip(
+                    (result.q_proj_weight, result.k_proj_weight, result.v_proj_weight), parts, strict=True
+                ):
                     target.copy_(weight(m))
             result.out_proj.weight.copy_(weight(self.out_proj))
             if has_bias:

@@ -40,12 +40,19 @@ def _prepared(observed: nn.Module, qconfig: Any, training: bool) -> Any:
 class _Cell(nn.Module):
     """``igates`` and ``hgates`` make the gates from input and state; subclasses combine them."""
 
-    _FLOAT_MODULE: type = nn.RNNCell
+    _FLOAT_MODULE: Any = nn.RNNCell
     _gates = 1
     _states = 1
 
     def __init__(
-        self, input_dim: int, hidden_dim: int, bias: bool = True, device: Any = None, dtype: Any = None, *, split_gates: bool = False
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        split_gates: bool = False,
     ) -> None:
         super().__init__()
         if split_gates:
@@ -88,7 +95,8 @@ class _Cell(nn.Module):
         Raises:
             QuantizationError: another type.
         """
-        if type(other) is not cls._FLOAT_MODULE:
+        given: Any = type(other)
+        if given is not cls._FLOAT_MODULE:
             raise QuantizationError(
                 f"quantizable {cls.__name__}.from_float works for {cls._FLOAT_MODULE.__name__}, got {type(other).__name__}"
             )
@@ -111,7 +119,14 @@ class LSTMCell(_Cell):
     _states = 2
 
     def __init__(
-        self, input_dim: int, hidden_dim: int, bias: bool = True, device: Any = None, dtype: Any = None, *, split_gates: bool = False
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        split_gates: bool = False,
     ) -> None:
         super().__init__(input_dim, hidden_dim, bias, device, dtype, split_gates=split_gates)
         self.gates = FloatFunctional()
@@ -139,7 +154,14 @@ class GRUCell(_Cell):
     _gates = 3
 
     def __init__(
-        self, input_dim: int, hidden_dim: int, bias: bool = True, device: Any = None, dtype: Any = None, *, split_gates: bool = False
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        split_gates: bool = False,
     ) -> None:
         super().__init__(input_dim, hidden_dim, bias, device, dtype, split_gates=split_gates)
         self.reset, self.update, self.new, self.from_state = (FloatFunctional() for _ in range(4))
@@ -163,7 +185,14 @@ class RNNCell(_Cell):
     _FLOAT_MODULE = nn.RNNCell
 
     def __init__(
-        self, input_dim: int, hidden_dim: int, bias: bool = True, device: Any = None, dtype: Any = None, *, split_gates: bool = False
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        split_gates: bool = False,
     ) -> None:
         super().__init__(input_dim, hidden_dim, bias, device, dtype, split_gates=split_gates)
         self.gates = FloatFunctional()
@@ -209,8 +238,8 @@ class _Layer(nn.Module):
 
 
 class _Recurrent(nn.Module):
-    _FLOAT_MODULE: type = nn.RNN
-    _CELL: type = RNNCell
+    _FLOAT_MODULE: Any = nn.RNN
+    _CELL: Any = RNNCell
 
     def __init__(
         self,
@@ -228,7 +257,9 @@ class _Recurrent(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= dropout <= 1 or isinstance(dropout, bool):
-            raise ValueError("dropout should be a number in range [0, 1] representing the probability of an element being zeroed")
+            raise ValueError(
+                "dropout should be a number in range [0, 1] representing the probability of an element being zeroed"
+            )
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, float(dropout), bidirectional
         directions = 2 if bidirectional else 1
@@ -274,7 +305,7 @@ class _Recurrent(nn.Module):
             parts = tuple(self._to_grid(s) for s in parts)
         elif isinstance(x, ObservedTensor):
             parts = mark(parts)
-        return parts if self._CELL._states == 2 else parts[0]  # type: ignore[attr-defined]
+        return parts if self._CELL._states == 2 else parts[0]
 
     @staticmethod
     def _to_grid(state: Any) -> Any:
@@ -301,7 +332,8 @@ class _Recurrent(nn.Module):
         Raises:
             QuantizationError: another type, or projections.
         """
-        if type(other) is not cls._FLOAT_MODULE:
+        given: Any = type(other)
+        if given is not cls._FLOAT_MODULE:
             raise QuantizationError(
                 f"quantizable {cls.__name__}.from_float works for {cls._FLOAT_MODULE.__name__}, got {type(other).__name__}"
             )
@@ -319,15 +351,19 @@ class _Recurrent(nn.Module):
                 if single is None:
                     continue
                 weights = [getattr(other, f"weight_{side}_l{index}{suffix}") for side in ("ih", "hh")]
-                biases = [getattr(other, f"bias_{side}_l{index}{suffix}") if other.bias else None for side in ("ih", "hh")]
-                single.cell = cls._CELL.from_params(*weights, *biases)  # type: ignore[attr-defined]
+                biases = [
+                    getattr(other, f"bias_{side}_l{index}{suffix}") if other.bias else None for side in ("ih", "hh")
+                ]
+                single.cell = cls._CELL.from_params(*weights, *biases)
                 if cls._FLOAT_MODULE is nn.RNN:
                     single.cell._set_nonlinearity(other.nonlinearity)
         return _prepared(observed, qconfig or getattr(other, "qconfig", None), other.training)
 
     @classmethod
     def from_observed(cls, other: Any) -> Any:
-        raise NotImplementedError("It looks like you are trying to convert a non-quantizable module; use zeropoint.nn.quantized")
+        raise NotImplementedError(
+            "It looks like you are trying to convert a non-quantizable module; use zeropoint.nn.quantized"
+        )
 
 
 class LSTM(_Recurrent):

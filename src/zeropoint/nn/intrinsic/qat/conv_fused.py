@@ -203,7 +203,7 @@ class _ConvBnNd(qat_conv._QatConvNd):
         conv.weight, conv.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
         relu = getattr(self, "relu", None)
         if relu is not None:
-            conv = {1: nni.ConvReLU1d, 2: nni.ConvReLU2d, 3: nni.ConvReLU3d}[len(self.kernel_size)](conv, relu)  # type: ignore[arg-type]
+            conv = {1: nni.ConvReLU1d, 2: nni.ConvReLU2d, 3: nni.ConvReLU3d}[len(self.kernel_size)](conv, relu)
         return conv.train(self.training)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, *rest: Any) -> None:

@@ -63,13 +63,13 @@ class Conv3d(_DynamicConv, static.Conv3d):
     """Dynamically quantized ``torch.nn.Conv3d``."""
 
 
-class ConvTranspose1d(_DynamicConv, static.ConvTranspose1d):
+class ConvTranspose1d(_DynamicConv, static.ConvTranspose1d):  # type: ignore[misc]
     """Dynamically quantized ``torch.nn.ConvTranspose1d``."""
 
 
-class ConvTranspose2d(_DynamicConv, static.ConvTranspose2d):
+class ConvTranspose2d(_DynamicConv, static.ConvTranspose2d):  # type: ignore[misc]
     """Dynamically quantized ``torch.nn.ConvTranspose2d``."""
 
 
-class ConvTranspose3d(_DynamicConv, static.ConvTranspose3d):
+class ConvTranspose3d(_DynamicConv, static.ConvTranspose3d):  # type: ignore[misc]
     """Dynamically quantized ``torch.nn.ConvTranspose3d``."""

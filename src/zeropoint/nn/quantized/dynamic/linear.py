@@ -150,7 +150,7 @@ class Linear(StaticLinear):
         return result
 
     @classmethod
-    def from_reference(cls, ref_qlinear: Any, *unused: Any) -> Linear:  # type: ignore[override]
+    def from_reference(cls, ref_qlinear: Any, *unused: Any) -> Linear:
         """From a reference Linear."""
         result = cls(ref_qlinear.in_features, ref_qlinear.out_features, ref_qlinear.bias is not None)
         result.set_weight_bias(ref_qlinear.get_quantized_weight(), ref_qlinear.bias)

@@ -117,7 +117,12 @@ class _DynamicRNNBase(nn.Module):
         proj_size: int = 0,
     ) -> None:
         super().__init__()
-        self.input_size, self.hidden_size, self.num_layers, self.proj_size = input_size, hidden_size, num_layers, proj_size
+        self.input_size, self.hidden_size, self.num_layers, self.proj_size = (
+            input_size,
+            hidden_size,
+            num_layers,
+            proj_size,
+        )
         self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, dropout, bidirectional
         directions = 2 if bidirectional else 1
         layers = []
@@ -126,7 +131,11 @@ class _DynamicRNNBase(nn.Module):
             size = input_size if layer == 0 else state * directions
             for _ in range(directions):
                 ih, hh = (Linear(n, self._gates * hidden_size, bias) for n in (size, state))
-                parts = {"ih": ih, "hh": hh, "hr": Linear(hidden_size, proj_size, False)} if proj_size else {"ih": ih, "hh": hh}
+                parts = (
+                    {"ih": ih, "hh": hh, "hr": Linear(hidden_size, proj_size, False)}
+                    if proj_size
+                    else {"ih": ih, "hh": hh}
+                )
                 layers.append(nn.ModuleDict(parts))
         self.layers = nn.ModuleList(layers)
 

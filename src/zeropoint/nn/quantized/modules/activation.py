@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,19 @@ from zeropoint.errors import QuantizationError
 from zeropoint.nn.quantized.modules.weighted import FloatInput, QuantizedOutput, observed_qparams, quantized_input
 from zeropoint.tensor import QTensor, make_table
 
-__all__ = ["ELU", "Hardsigmoid", "Hardswish", "LeakyReLU", "PReLU", "Pointwise", "ReLU", "ReLU6", "Sigmoid", "Softmax", "Tanh"]
+__all__ = [
+    "ELU",
+    "Hardsigmoid",
+    "Hardswish",
+    "LeakyReLU",
+    "PReLU",
+    "Pointwise",
+    "ReLU",
+    "ReLU6",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+]
 
 
 class ReLU(FloatInput):
@@ -202,6 +215,10 @@ class Pointwise(_TableActivation):
         return cls(function, 1.0, 0)._observed(mod)
 
 
+def _slope(x: torch.Tensor, slope: float) -> torch.Tensor:
+    return torch.where(x >= 0, x, slope * x)
+
+
 class PReLU(QuantizedOutput):
     """``x`` above 0, ``weight[c] * x`` below, with one weight or one per channel (dimension 1)."""
 
@@ -226,16 +243,8 @@ class PReLU(QuantizedOutput):
             raise QuantizationError(
                 f"{self._qualified_name or 'PReLU'}: {self.num_parameters} slopes do not fit {channels} channels"
             )
-        slopes = self.weight.tolist()
-        tables = torch.cat(
-            [
-                make_table(
-                    lambda v, s=slope: torch.where(v >= 0, v, s * v), x._scale, x._zero_point, x._qdtype, self._scale,
-                    self._zero_point, self._output_dtype,
-                )
-                for slope in slopes
-            ]
-        )  # fmt: skip
+        qparams = (x._scale, x._zero_point, x._qdtype, self._scale, self._zero_point, self._output_dtype)
+        tables = torch.cat([make_table(partial(_slope, slope=slope), *qparams) for slope in self.weight.tolist()])
         if self.num_parameters == 1:
             return QTensor(ops.lookup(x._data, tables), self._scale, self._zero_point, self._output_dtype)
         shape = [1, -1] + [1] * (x._data.dim() - 2)

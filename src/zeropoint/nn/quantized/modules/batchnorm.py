@@ -80,9 +80,7 @@ class _BatchNorm(QuantizedOutput):
             data, sign, packed, magnitude, None, offset, (1, 1), (0, 0), (1, 1), self.num_features, x._scale, x._zero_point,
             self._scale, self._zero_point, low, high, dtype.storage,
         )  # fmt: skip
-        return QTensor(
-            result if len(shape) == 4 else result.reshape(shape), self._scale, self._zero_point, dtype
-        )
+        return QTensor(result if len(shape) == 4 else result.reshape(shape), self._scale, self._zero_point, dtype)
 
     @classmethod
     def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Any:

@@ -267,7 +267,17 @@ class _ConvTransposeNd(_ConvBase):
         if isinstance(padding, str):
             raise QuantizationError(f"{name}: padding must be numbers, got {padding!r}")
         self._set_up(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, True, output_padding
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            True,
+            output_padding,
         )
 
     def forward(self, input: QTensor, output_size: Any = None) -> QTensor:

@@ -24,7 +24,7 @@ __all__ = ["Embedding", "EmbeddingBag"]
 
 def _row_qparams(mod: Any, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, QDtype]:
     """From the module's fake quantize or its qconfig if they are for embeddings, else 8 bits over each row's range."""
-    observer = getattr(mod, "weight_fake_quant", None)
+    observer: Any = getattr(mod, "weight_fake_quant", None)
     qconfig = getattr(mod, "qconfig", None)
     if observer is None and qconfig is not None and qconfig.weight is not None:
         observer = qconfig.weight()
@@ -91,7 +91,9 @@ class _EmbeddingBase(nn.Module):
         if indices.numel() and not bool(((indices >= 0) & (indices < self.num_embeddings)).all()):
             raise IndexError(f"{type(self).__name__}: index out of range in self, there are {self.num_embeddings} rows")
         q = self._integers(self.weight_data[indices.long()]).float()
-        return (q - self.weight_zero_point[indices.long()].unsqueeze(-1)) * self.weight_scale[indices.long()].unsqueeze(-1)
+        return (q - self.weight_zero_point[indices.long()].unsqueeze(-1)) * self.weight_scale[indices.long()].unsqueeze(
+            -1
+        )
 
     def _get_name(self) -> str:
         return f"Quantized{type(self).__name__}"
@@ -214,7 +216,9 @@ class EmbeddingBag(_EmbeddingBase):
     def from_float(cls, mod: Any, use_precomputed_fake_quant: bool = False) -> EmbeddingBag:
         """From a float or QAT EmbeddingBag; no calibration needed."""
         if mod.max_norm is not None:
-            raise QuantizationError("EmbeddingBag.from_float: max_norm changes weights at run time and is not supported")
+            raise QuantizationError(
+                "EmbeddingBag.from_float: max_norm changes weights at run time and is not supported"
+            )
         weight = _quantized_rows(mod)
         return cls(
             mod.num_embeddings, mod.embedding_dim, mode=mod.mode, _weight=weight, include_last_offset=mod.include_last_offset,

@@ -98,7 +98,9 @@ class LayerNorm(_Norm):
 
     @classmethod
     def from_reference(cls, mod: Any, scale: float, zero_point: int) -> Any:
-        return cls(mod.normalized_shape, mod.weight, mod.bias, float(scale), int(zero_point), mod.eps, mod.elementwise_affine)
+        return cls(
+            mod.normalized_shape, mod.weight, mod.bias, float(scale), int(zero_point), mod.eps, mod.elementwise_affine
+        )
 
 
 class RMSNorm(_Norm):
@@ -107,7 +109,12 @@ class RMSNorm(_Norm):
     _centered = False
 
     def __init__(
-        self, normalized_shape: Any, weight: torch.Tensor | None, scale: float, zero_point: int, eps: float | None = None
+        self,
+        normalized_shape: Any,
+        weight: torch.Tensor | None,
+        scale: float,
+        zero_point: int,
+        eps: float | None = None,
     ) -> None:
         super().__init__()
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
@@ -193,7 +200,9 @@ class _InstanceNorm(_Norm):
     def _rows(self, data: torch.Tensor) -> tuple[int, int]:
         batched = data.dim() == self._spatial + 2
         if data.dim() not in (self._spatial + 1, self._spatial + 2) or data.shape[int(batched)] != self.num_features:
-            raise self._wrong(data, f"[N, {self.num_features}, ...] or [{self.num_features}, ...] with {self._spatial} more")
+            raise self._wrong(
+                data, f"[N, {self.num_features}, ...] or [{self.num_features}, ...] with {self._spatial} more"
+            )
         inner = math.prod(data.shape[-self._spatial :])
         return data.numel() // max(inner, 1), inner
 

@@ -18,7 +18,8 @@ __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "MultiheadAttention", "R
 def _converted(cls: type, other: Any, accepted: type) -> Any:
     from zeropoint.quantization import convert  # the workflow stands above this floor
 
-    if type(other) is not accepted:
+    given: Any = type(other)
+    if given is not accepted:
         raise QuantizationError(
             f"quantized {cls.__name__}.from_observed works for the quantizable one, got {type(other).__name__}"
         )

@@ -46,7 +46,9 @@ def quantized_input(module: nn.Module, x: Any) -> QTensor:
     qparams = getattr(module, "_input_qparams", None)
     if qparams is not None and isinstance(x, torch.Tensor) and not isinstance(x, QTensor) and x.is_floating_point():
         scale, zero_point, dtype = qparams
-        return QTensor(ops.quantize_per_tensor(x.detach().float(), scale, zero_point, dtype.storage), scale, zero_point, dtype)
+        return QTensor(
+            ops.quantize_per_tensor(x.detach().float(), scale, zero_point, dtype.storage), scale, zero_point, dtype
+        )
     name = getattr(module, "_qualified_name", "") or type(module).__name__
     given = f"{x.dtype!r} {x.qscheme()!r}" if isinstance(x, QTensor) else str(getattr(x, "dtype", type(x).__name__))
     raise QuantizationError(

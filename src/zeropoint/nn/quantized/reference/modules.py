@@ -76,14 +76,14 @@ class _Reference:
 
     def get_quantized_weight(self) -> torch.Tensor:
         """The weight as a quantized tensor."""
-        return quantize_weight_by(self.weight, self.weight_qparams)  # type: ignore[attr-defined]
+        return quantize_weight_by(self.weight, self.weight_qparams)
 
     def get_weight(self) -> torch.Tensor:
         """The weight after quantize and dequantize."""
         return _reals(self.get_quantized_weight())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        weight = self.weight  # type: ignore[attr-defined]
+        weight: torch.Tensor = self._parameters["weight"]  # type: ignore[attr-defined]
         del self._parameters["weight"]  # type: ignore[attr-defined]
         try:
             self.weight = _reals(quantize_weight_by(weight, self.weight_qparams))
