@@ -123,9 +123,11 @@ def _rebuild_qtensor(storage: Any, offset: Any, size: Any, stride: Any, qparams:
     scales, zero_points, axis = qparams[1].detach().float(), qparams[2].detach(), int(qparams[3])
     if not 0 <= axis < data.dim() or scales.numel() != data.shape[axis] or zero_points.numel() != data.shape[axis]:
         raise QuantizationError(f"checkpoint: qparams of axis {axis} do not fit a tensor of size {tuple(data.shape)}")
-    zero_points = (
-        zero_points.float() if scheme is QScheme.PER_CHANNEL_AFFINE_FLOAT_QPARAMS else zero_points.to(torch.int32)
-    )
+    # torch writes float zero points under per_channel_affine too: what they are stored as decides.
+    if not zero_points.is_floating_point() or bool(
+        (zero_points == zero_points.round()).all() and qdtype is QDtype.qint8
+    ):
+        zero_points = zero_points.to(torch.int32)
     return QTensor(data, scales, zero_points, qdtype, axis)
 
 
