@@ -71,7 +71,7 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, rounded: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(inside)
-        return rounded
+        return rounded.clone()  # an input given back as it is could not be changed in place (ReLU(inplace=True))
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:

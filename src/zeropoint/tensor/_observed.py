@@ -23,6 +23,8 @@ class ObservedTensor(torch.Tensor):
     outside any module that records, results are ordinary tensors again, as they will be then.
     """
 
+    plain: torch.Tensor  # what it marks
+
     @classmethod
     def __torch_function__(
         cls,
@@ -32,8 +34,10 @@ class ObservedTensor(torch.Tensor):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        # On the tensors themselves, not on their marked aliases: what changes them in place keeps its history.
+        plain_args, plain_kwargs = unmark(args), unmark(kwargs)
         with torch._C.DisableTorchFunctionSubclass():
-            result = func(*args, **kwargs)
+            result = func(*plain_args, **plain_kwargs)
         if func in _functions.ATTRIBUTES:
             return result
         if _functions.keeps_qparams(func, args, kwargs):
@@ -60,7 +64,11 @@ def mark(value: Any) -> Any:
 
 
 def _mark(x: torch.Tensor) -> torch.Tensor:
-    return x.as_subclass(ObservedTensor) if type(x) is torch.Tensor and x.is_floating_point() else x
+    if type(x) is not torch.Tensor or not x.is_floating_point():
+        return x
+    marked = x.as_subclass(ObservedTensor)
+    marked.plain = x
+    return marked
 
 
 def unmark(value: Any) -> Any:
@@ -75,5 +83,8 @@ def unmark(value: Any) -> Any:
 def _unmark(x: torch.Tensor) -> torch.Tensor:
     if not isinstance(x, ObservedTensor):
         return x
+    plain = x.__dict__.get("plain")
+    if plain is not None:
+        return plain
     with torch._C.DisableTorchFunctionSubclass():
         return x.as_subclass(torch.Tensor)
