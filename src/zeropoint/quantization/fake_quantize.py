@@ -238,6 +238,10 @@ class FakeQuantize(FakeQuantizeBase):
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         if self.observer_enabled[0] == 1 and X.numel():
             self._observe(X)
+        return self.round_to_grid(X)
+
+    def round_to_grid(self, X: torch.Tensor) -> torch.Tensor:
+        """Rounds without observing: for what is computed on this grid without an observer of its own (pools)."""
         if self.fake_quant_enabled[0] == 1:
             if self.is_per_channel:
                 X = fake_quantize_per_channel_affine(

@@ -135,7 +135,7 @@ def _observer_forward_hook(self: nn.Module, input: Any, output: Any) -> Any:
     if not isinstance(output, torch.Tensor) or not output.is_floating_point():
         return output  # no grid for it: integers, tuples
     result = observer(output)
-    return mark(result) if quantizes(observer) else result
+    return mark(result, observer) if quantizes(observer) else result
 
 
 def _observer_forward_pre_hook(self: nn.Module, input: Any) -> Any:

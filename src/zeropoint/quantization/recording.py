@@ -83,12 +83,13 @@ class CallSiteRecorder(nn.ModuleDict):
                 self.observer(key[len(prefix) :].partition(".")[0], state_dict[key].device)
 
 
-def _record(module: nn.Module, key: str, value: torch.Tensor) -> torch.Tensor:
+def _record(module: nn.Module, key: str, value: torch.Tensor) -> tuple[torch.Tensor, nn.Module]:
     recorder: Any = module._modules.get(SITES)
     if recorder is None:
         recorder = CallSiteRecorder(module.qconfig, getattr(module, "_group", None))
         module.add_module(SITES, recorder)
-    return recorder.observer(key, value.device)(value)
+    observer = recorder.observer(key, value.device)
+    return observer(value), observer
 
 
 def _enter_recording(module: nn.Module, args: Any) -> None:

@@ -21,8 +21,8 @@ SITES = "call_sites"
 """Name of the child module that holds a module's call sites."""
 
 
-Recorder = Callable[[nn.Module, str, torch.Tensor], torch.Tensor]
-"""Shows a call's result to the observer of its site and gives it back, perhaps fake-quantized."""
+Recorder = Callable[[nn.Module, str, torch.Tensor], tuple[torch.Tensor, nn.Module]]
+"""Shows a call's result to the observer of its site; gives it back, perhaps fake-quantized, and the observer."""
 
 
 class Frame:

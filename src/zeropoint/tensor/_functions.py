@@ -26,6 +26,7 @@ from zeropoint.tensor._callsite import canonical_name, current_frame
 
 __all__ = [
     "ATTRIBUTES",
+    "averages",
     "call",
     "dispatch",
     "int_tuple",
@@ -94,6 +95,11 @@ def keeps_qparams(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> b
         return False
     condition = _CONDITIONS.get(func)
     return condition is None or condition(*args, **kwargs)
+
+
+def averages(func: Any) -> bool:
+    """Whether the function keeps qparams but makes values that were not on the grid before."""
+    return func in _AVERAGING
 
 
 def leaves_reals(func: Any) -> bool:
@@ -693,6 +699,12 @@ def _masked_fill(x: Any, mask: torch.Tensor, value: Any) -> Any:
         torch.masked_fill(x._data, mask, _quantized_bound(float(value), x._scale, x._zero_point, x._qdtype))
     )
 
+
+_AVERAGING: set[Any] = {
+    F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d, F.adaptive_avg_pool2d,
+    F.adaptive_avg_pool3d, torch.mean, _Tensor.mean, F.interpolate, F.threshold, torch.threshold, F.pad, torch.masked_fill,
+    _Tensor.masked_fill, torch.clamp, _Tensor.clamp, torch.clip, _Tensor.clip, F.hardtanh, F.relu6,
+}  # fmt: skip
 
 # Answers about the reals, exact without a scale of their own; never counted as fallbacks.
 _QUESTIONS: set[Any] = {

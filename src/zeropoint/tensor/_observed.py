@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from zeropoint.tensor import _functions
 from zeropoint.tensor._callsite import canonical_name, current_frame
@@ -24,6 +24,7 @@ class ObservedTensor(torch.Tensor):
     """
 
     plain: torch.Tensor  # what it marks
+    observer: Any  # the observer or fake quantize whose grid it will be on
 
     @classmethod
     def __torch_function__(
@@ -41,7 +42,11 @@ class ObservedTensor(torch.Tensor):
         if func in _functions.ATTRIBUTES:
             return result
         if _functions.keeps_qparams(func, args, kwargs):
-            return mark(result)
+            observer = _observer_of(args)
+            round_to_grid = getattr(observer, "round_to_grid", None)
+            if round_to_grid is not None and _functions.averages(func):
+                result = round_to_grid(result)  # as it will be after convert: training sees it
+            return mark(result, observer)
         if _functions.leaves_reals(func):
             return unmark(result)
         frame = current_frame()
@@ -50,25 +55,30 @@ class ObservedTensor(torch.Tensor):
         key, record = frame.next_key(canonical_name(func)), frame.record
         if record is None:
             return unmark(result)
-        return _functions.map_float_results(result, key, lambda k, value: mark(record(frame.module, k, _unmark(value))))
+        return _functions.map_float_results(result, key, lambda k, value: mark(*record(frame.module, k, _unmark(value))))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return mark(copy.deepcopy(_unmark(self), memo))
+        return mark(copy.deepcopy(_unmark(self), memo), self.__dict__.get("observer"))
 
 
-def mark(value: Any) -> Any:
+def mark(value: Any, observer: Any = None) -> Any:
     """``value`` with its float tensors as :class:`ObservedTensor`, autograd history kept."""
     if torch.compiler.is_compiling():
         return value
-    return tree_map_only(torch.Tensor, _mark, value)
+    return tree_map_only(torch.Tensor, lambda x: _mark(x, observer), value)
 
 
-def _mark(x: torch.Tensor) -> torch.Tensor:
+def _mark(x: torch.Tensor, observer: Any) -> torch.Tensor:
     if type(x) is not torch.Tensor or not x.is_floating_point():
         return x
     marked = x.as_subclass(ObservedTensor)
-    marked.plain = x
+    marked.plain, marked.observer = x, observer
     return marked
+
+
+def _observer_of(args: Any) -> Any:
+    first = next((a for a in tree_leaves(args) if isinstance(a, ObservedTensor)), None)
+    return None if first is None else first.__dict__.get("observer")
 
 
 def unmark(value: Any) -> Any:

@@ -25,7 +25,7 @@ class FloatFunctional(nn.Module):
     def _observed(self, result: torch.Tensor) -> torch.Tensor:
         observer = self.activation_post_process
         observed: torch.Tensor = observer(result)
-        return observed if isinstance(observer, nn.Identity) else mark(observed)
+        return observed if isinstance(observer, nn.Identity) else mark(observed, observer)
 
     @staticmethod
     def _like(x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:

@@ -77,8 +77,13 @@ def quantize_weight(weight: torch.Tensor, observer: Any) -> QTensor:
     scale, zero_point = observer.calculate_qparams()
     axis = getattr(observer, "ch_axis", -1)
     if scale.numel() == 1 and axis in (-1, None):
-        return quantize_per_tensor(weight, float(scale), int(zero_point), qint8)
-    return quantize_per_channel(weight, scale, zero_point.to(torch.int64), axis, qint8)
+        result = quantize_per_tensor(weight, float(scale), int(zero_point), qint8)
+    else:
+        result = quantize_per_channel(weight, scale, zero_point.to(torch.int64), axis, qint8)
+    low, high = getattr(observer, "quant_min", None), getattr(observer, "quant_max", None)
+    if low is None or high is None or (low <= qint8.quant_min and high >= qint8.quant_max):
+        return result
+    return result.with_data(result._data.clamp(low, high))  # fewer bits, as the observer (and QAT) has them
 
 
 def weight_observer(mod: nn.Module, inner: nn.Module, axis: int = 0) -> Any:
