@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +49,39 @@ NAMES = {
 @pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in NAMES.items() for n in names.split()])
 def test_importable(module, name):
     assert hasattr(importlib.import_module("zeropoint." + module if module else "zeropoint"), name)
+
+
+# Every public name of torch.ao's eager packages in torch 2.13; TorchScript mode's functions are left out.
+TORCH_NAMES = json.loads(Path(__file__).with_name("torch_names.json").read_text())
+
+
+@pytest.mark.parametrize("module", TORCH_NAMES)
+def test_every_name_of_torch_is_there(module):
+    mine = importlib.import_module(f"zeropoint.{module}")
+    assert [name for name in TORCH_NAMES[module] if not hasattr(mine, name)] == []
+
+
+# Arguments that torch has and that mean nothing here, or have another form.
+_OTHER_SIGNATURES = {("nn.quantized.dynamic", "Conv1d"): "reduce_range is an argument of forward"}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("module", [m for m in TORCH_NAMES if m != "nn.quantized.reference"])
+def test_arguments_are_torchs_in_order(module):
+    theirs = pytest.importorskip(f"torch.ao.{module}")
+    mine = importlib.import_module(f"zeropoint.{module}")
+    different = {}
+    for name in TORCH_NAMES[module]:
+        try:
+            expected = list(inspect.signature(getattr(theirs, name)).parameters)
+        except (TypeError, ValueError, AttributeError):
+            continue
+        if "args" in expected or (module, name) in _OTHER_SIGNATURES:
+            continue
+        actual = list(inspect.signature(getattr(mine, name)).parameters)
+        if actual[: len(expected)] != expected:
+            different[name] = (expected, actual)
+    assert different == {}
 
 
 SIGNATURES = {

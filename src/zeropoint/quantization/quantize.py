@@ -132,8 +132,8 @@ propagate_qconfig = propagate_qconfig_
 def _observer_forward_hook(self: nn.Module, input: Any, output: Any) -> Any:
     """Forward hook that shows a module's output to its ``activation_post_process``."""
     observer: Any = self.activation_post_process
-    if not isinstance(output, torch.Tensor) or not output.is_floating_point():
-        return output  # no grid for it: integers, tuples
+    if not isinstance(output, torch.Tensor) or not output.is_floating_point() or isinstance(self, _EMBEDDINGS):
+        return output  # no grid for it: integers, tuples, and embeddings, which give floats in int8 too
     result = observer(output)
     return mark(result, observer) if quantizes(observer) else result
 
@@ -367,9 +367,8 @@ def convert(
         get_default_static_quant_reference_module_mappings if is_reference else get_default_static_quant_module_mappings
     )
     table = defaults() if mapping is None else mapping
-    custom = (convert_custom_config_dict or get_default_custom_config_dict()).get(
-        "observed_to_quantized_custom_module_class", {}
-    )
+    config = get_default_custom_config_dict() if convert_custom_config_dict is None else convert_custom_config_dict
+    custom = config.get("observed_to_quantized_custom_module_class", {})
     with warnings.catch_warnings():
         # The warning below names the modules; one per observer would only repeat it.
         warnings.filterwarnings("ignore", message="must run observer before calling calculate_qparams")
@@ -439,7 +438,7 @@ def prepare_qat(model: nn.Module, mapping: dict[type, Any] | None = None, inplac
     if not inplace:
         model = copy.deepcopy(model)
     propagate_qconfig_(model)
-    convert(model, mapping=table, inplace=True, remove_qconfig=False)
+    convert(model, mapping=table, inplace=True, remove_qconfig=False, convert_custom_config_dict={})
     return prepare(model, inplace=True, observer_non_leaf_module_list=set(table.values()))
 
 

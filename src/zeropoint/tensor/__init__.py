@@ -21,7 +21,7 @@ from zeropoint.tensor._dtype import (
     quint8,
 )
 from zeropoint.tensor._observed import ObservedTensor, mark, unmark
-from zeropoint.tensor._pointwise import make_table, pointwise, requantize
+from zeropoint.tensor._pointwise import make_table, pointwise, requantize, traced
 from zeropoint.tensor._qparams import EPS, choose_qparams, quant_range
 from zeropoint.tensor._qtensor import (
     QTensor,
@@ -69,5 +69,6 @@ __all__ = [
     "quint4x2",
     "quint8",
     "requantize",
+    "traced",
     "unmark",
 ]

@@ -13,7 +13,7 @@ from torch import nn
 from zeropoint import ops
 from zeropoint.errors import QuantizationError
 from zeropoint.nn.quantized.modules.weighted import FloatInput, QuantizedOutput, observed_qparams, quantized_input
-from zeropoint.tensor import QTensor, make_table
+from zeropoint.tensor import QTensor, make_table, traced
 
 __all__ = [
     "ELU",
@@ -82,9 +82,13 @@ class _TableActivation(QuantizedOutput):
             self._require_calibration()
         x = quantized_input(self, input)
         key = (x._scale, x._zero_point, x._qdtype, self._scale, self._zero_point, self._output_dtype)
-        if key != self._table_key:
-            self._table_key, self._table = key, make_table(self._function, *key)
-        return QTensor(ops.lookup(x._data, self._table), self._scale, self._zero_point, self._output_dtype)
+        if traced(x._data):  # torch.compile and torch.export: nothing may be kept
+            table = make_table(self._function, *key)
+        else:
+            if key != self._table_key:
+                self._table_key, self._table = key, make_table(self._function, *key)
+            table = self._table
+        return QTensor(ops.lookup(x._data, table), self._scale, self._zero_point, self._output_dtype)
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, zero_point={self.zero_point}"
