@@ -76,7 +76,7 @@ def test_trained(name):
     model = Net(LAYERS[name]()).train()
     model.qconfig = get_default_qat_qconfig()
     prepared = prepare_qat(model)
-    optimizer, x = torch.optim.SGD(prepared.parameters(), 0.1), torch.randn(6, 4, 8)
+    optimizer, x = torch.optim.Adam(prepared.parameters(), 0.02), torch.randn(6, 4, 8)
     losses = []
     for _ in range(8):
         loss = (prepared(x)[0] - 0.3).square().mean()

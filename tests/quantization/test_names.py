@@ -74,11 +74,11 @@ def test_arguments_are_torchs_in_order(module):
     for name in TORCH_NAMES[module]:
         try:
             expected = list(inspect.signature(getattr(theirs, name)).parameters)
+            actual = list(inspect.signature(getattr(mine, name)).parameters)
         except (TypeError, ValueError, AttributeError):
             continue
         if "args" in expected or (module, name) in _OTHER_SIGNATURES:
             continue
-        actual = list(inspect.signature(getattr(mine, name)).parameters)
         if actual[: len(expected)] != expected:
             different[name] = (expected, actual)
     assert different == {}
