@@ -57,6 +57,7 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/kernels/run.py
+	$(BIN)/python benchmarks/kernels/dynamic.py
 
 bench-accuracy: $(VENV)/.test
 	$(BIN)/python benchmarks/accuracy/run.py

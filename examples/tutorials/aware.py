@@ -21,7 +21,9 @@ from torch.quantization import (  # noqa: E402
 def main(steps: int = 60) -> dict[str, float]:
     torch.manual_seed(0)
     model = QuantWrapper(
-        nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(32, 2))
+        nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(32, 2)
+        )
     ).train()
     fuse_modules_qat(model, [["module.0", "module.1", "module.2"]], inplace=True)
     model.qconfig = get_default_qat_qconfig("fbgemm")

@@ -14,7 +14,11 @@ from torch import nn  # noqa: E402
 class LanguageModel(nn.Module):
     def __init__(self, words: int = 500, size: int = 128, layers: int = 2) -> None:
         super().__init__()
-        self.encoder, self.rnn, self.decoder = nn.Embedding(words, size), nn.LSTM(size, size, layers), nn.Linear(size, words)
+        self.encoder, self.rnn, self.decoder = (
+            nn.Embedding(words, size),
+            nn.LSTM(size, size, layers),
+            nn.Linear(size, words),
+        )
 
     def forward(self, tokens: torch.Tensor, hidden: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
         output, hidden = self.rnn(self.encoder(tokens), hidden)

@@ -12,7 +12,14 @@ import zeropoint as zp
 from zeropoint.analysis import sqnr
 from zeropoint.errors import QuantizationError
 from zeropoint.ns import _numeric_suite as ns
-from zeropoint.quantization import QuantWrapper, convert, default_qconfig, get_default_qconfig, prepare, quantize_dynamic
+from zeropoint.quantization import (
+    QuantWrapper,
+    convert,
+    default_qconfig,
+    get_default_qconfig,
+    prepare,
+    quantize_dynamic,
+)
 from zeropoint.quantization._correct_bias import bias_correction, get_param, parent_child_names
 from zeropoint.quantization._equalize import channel_range, converged, cross_layer_equalization, equalize
 

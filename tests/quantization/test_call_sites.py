@@ -82,7 +82,7 @@ def test_report_names_what_ran_in_float():
 
 
 def test_copies_pickles_and_state():
-    model, prepared, x = calibrated()
+    _model, prepared, x = calibrated()
     quantized = convert(prepared)
     expected = quantized(x)
     for again in (copy.deepcopy(quantized), pickle.loads(pickle.dumps(quantized))):
@@ -94,7 +94,7 @@ def test_copies_pickles_and_state():
 
 
 def test_a_model_without_call_sites_carries_nothing():
-    model, prepared, x = calibrated(nn.Sequential(QuantStub(), nn.Conv2d(3, 4, 3), nn.ReLU(), DeQuantStub()))
+    _model, prepared, x = calibrated(nn.Sequential(QuantStub(), nn.Conv2d(3, 4, 3), nn.ReLU(), DeQuantStub()))
     quantized = convert(prepared)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in quantized.modules())
     assert type(quantized(x)) is torch.Tensor

@@ -55,7 +55,9 @@ class ObservedTensor(torch.Tensor):
         key, record = frame.next_key(canonical_name(func)), frame.record
         if record is None:
             return unmark(result)
-        return _functions.map_float_results(result, key, lambda k, value: mark(*record(frame.module, k, _unmark(value))))
+        return _functions.map_float_results(
+            result, key, lambda k, value: mark(*record(frame.module, k, _unmark(value)))
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return mark(copy.deepcopy(_unmark(self), memo), self.__dict__.get("observer"))
