@@ -31,7 +31,7 @@ $(VENV)/.test: $(VENV)/.built
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.built
-	$(PIP) ruff==0.17.6 mypy==2.4.1 clang-format==18.1.8
+	$(PIP) ruff==0.17.6 mypy==2.4.1 clang-format==18.1.8 "libcst>=1.4"
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.built

@@ -39,7 +39,7 @@ def _product(
     zero_point = torch.clamp(0.0 - torch.round(low / scale), 0.0, levels)
     scale, zero_point = scale.unsqueeze(1), zero_point.unsqueeze(1)
     inverse = 1.0 / scale
-    value = fma32(x, inverse.expand_as(x).double(), zero_point.expand_as(x).double())  # type: ignore[arg-type]
+    value = fma32(x, inverse.expand_as(x).double(), zero_point.expand_as(x).double())
     q = torch.clamp(torch.round(value.double()), 0, 255)
     q = torch.where(torch.isnan(value), zero_point.double(), q)
     acc = (q - zero_point.double()) @ without_zero_point(weight, w_zero_point).double().t()

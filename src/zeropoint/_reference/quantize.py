@@ -37,7 +37,7 @@ def keep_layout(result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return result.contiguous()
 
 
-def fma32(a: torch.Tensor, b: float, c: float) -> torch.Tensor:
+def fma32(a: torch.Tensor, b: float | torch.Tensor, c: float | torch.Tensor) -> torch.Tensor:
     """``a * b + c`` for float32 values, rounded once to float32.
 
     The product of two float32 is exact in float64. The sum is rounded to odd there (its last bit set

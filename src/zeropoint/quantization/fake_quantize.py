@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from zeropoint import ops
+from zeropoint._reference.quantize import fma32
 from zeropoint.errors import QuantizationError
 from zeropoint.quantization import observer as _observer
 from zeropoint.quantization.observer import (
@@ -31,6 +32,7 @@ from zeropoint.tensor import (
     per_tensor_affine,
     per_tensor_symmetric,
     qint8,
+    qparams_of_range,
     quint4x2,
     quint8,
 )
@@ -236,9 +238,42 @@ class FakeQuantize(FakeQuantizeBase):
         self.zero_point.resize_(zero_point.shape).copy_(zero_point)
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_compiling():
+            return self._traced_forward(X)
         if self.observer_enabled[0] == 1 and X.numel():
             self._observe(X)
         return self.round_to_grid(X)
+
+    def _traced_forward(self, X: torch.Tensor) -> torch.Tensor:
+        """The same without a branch on values, for torch.compile: the switches select between results.
+
+        NaN and infinities are not left out of the range here.
+        """
+        observing = self.observer_enabled[0] == 1
+        for target, value in zip((self.scale, self.zero_point), self._traced_qparams(X, observing), strict=True):
+            target.copy_(torch.where(observing, value.to(target.dtype), target))
+        x, scale = X.detach().float(), self.scale.clone()
+        zero_point = self.zero_point.clone().float()
+        if self.is_per_channel:
+            shape = [1] * X.dim()
+            shape[self.ch_axis] = -1
+            scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
+            value = x * (1.0 / scale) + zero_point
+        else:
+            value = fma32(x, (1.0 / scale).double(), zero_point.double())
+        rounded = torch.round(value)
+        q = torch.where(torch.isnan(value), zero_point, torch.clamp(rounded, self.quant_min, self.quant_max))
+        result = _StraightThrough.apply(X, ((q - zero_point) * scale).to(X.dtype), rounded == q)
+        return torch.where(self.fake_quant_enabled[0] == 1, result, X)
+
+    def _traced_qparams(self, X: torch.Tensor, observing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        observer: Any = self.activation_post_process
+        low, high = observer.traced_range(X.detach(), observing)
+        scale, zero_point = qparams_of_range(
+            low, high, observer.dtype, observer.qscheme, observer.quant_min, observer.quant_max, observer.eps,
+            observer.has_customized_qrange,
+        )  # fmt: skip
+        return scale, zero_point
 
     def round_to_grid(self, X: torch.Tensor) -> torch.Tensor:
         """Rounds without observing: for what is computed on this grid without an observer of its own (pools)."""
@@ -288,6 +323,9 @@ class FixedQParamsFakeQuantize(FakeQuantize):
 
     def _observe(self, X: torch.Tensor) -> None:
         pass
+
+    def _traced_qparams(self, X: torch.Tensor, observing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.scale, self.zero_point
 
     def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
         return self.scale, self.zero_point

@@ -274,6 +274,16 @@ class UniformQuantizationObserverBase(ObserverBase):
         raise NotImplementedError("Cannot reset min/max values in the given observer.")
 
 
+def _take_traced(
+    observer: Any, low: torch.Tensor, high: torch.Tensor, observing: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    known = observer.min_val <= observer.max_val
+    combined = observer._combine(low, high)
+    for buffer, first, later in zip((observer.min_val, observer.max_val), (low, high), combined, strict=True):
+        buffer.copy_(torch.where(observing, torch.where(known, later, first), buffer))
+    return observer.min_val.clone(), observer.max_val.clone()
+
+
 class MinMaxObserver(UniformQuantizationObserverBase):
     """Running minimum and maximum of everything seen (per tensor).
 
@@ -326,6 +336,13 @@ class MinMaxObserver(UniformQuantizationObserverBase):
         self.min_val.copy_(torch.min(low, self.min_val))
         self.max_val.copy_(torch.max(high, self.max_val))
 
+    def _combine(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.min(low, self.min_val), torch.max(high, self.max_val)
+
+    def traced_range(self, x: torch.Tensor, observing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Takes ``x`` in where ``observing`` holds, without a branch (torch.compile); gives the range after that."""
+        return _take_traced(self, *torch.aminmax(x.to(self.min_val.dtype)), observing)
+
     def merge(self, other: MinMaxObserver) -> None:
         """Takes in what another observer of the same kind saw."""
         if type(other) is not type(self):
@@ -372,10 +389,13 @@ class MovingAverageMinMaxObserver(MinMaxObserver):
 
     def _update(self, low: torch.Tensor, high: torch.Tensor) -> None:
         if self.calibrated:
-            low = self.min_val + self.averaging_constant * (low - self.min_val)
-            high = self.max_val + self.averaging_constant * (high - self.max_val)
+            low, high = self._combine(low, high)
         self.min_val.copy_(low)
         self.max_val.copy_(high)
+
+    def _combine(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        c = self.averaging_constant
+        return self.min_val + c * (low - self.min_val), self.max_val + c * (high - self.max_val)
 
 
 class PerChannelMinMaxObserver(UniformQuantizationObserverBase):
@@ -447,6 +467,15 @@ class PerChannelMinMaxObserver(UniformQuantizationObserverBase):
 
     def _combine(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.min(low, self.min_val), torch.max(high, self.max_val)
+
+    def traced_range(self, x: torch.Tensor, observing: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As MinMaxObserver's; the number of channels has to be known from a run before."""
+        if self.min_val.numel() != x.shape[self.ch_axis]:
+            raise QuantizationError(
+                f"{type(self).__name__}: run the model once before torch.compile, so that the number of channels is known"
+            )
+        rows = x.to(self.min_val.dtype).transpose(0, self.ch_axis).reshape(x.shape[self.ch_axis], -1)
+        return _take_traced(self, rows.amin(1), rows.amax(1), observing)
 
     def merge(self, other: PerChannelMinMaxObserver) -> None:
         """Takes in what another observer of the same kind saw."""

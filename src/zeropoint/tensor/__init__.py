@@ -22,7 +22,7 @@ from zeropoint.tensor._dtype import (
 )
 from zeropoint.tensor._observed import ObservedTensor, mark, unmark
 from zeropoint.tensor._pointwise import make_table, pointwise, requantize, traced
-from zeropoint.tensor._qparams import EPS, choose_qparams, quant_range
+from zeropoint.tensor._qparams import EPS, choose_qparams, qparams_of_range, quant_range
 from zeropoint.tensor._qtensor import (
     QTensor,
     check_scale,
@@ -62,6 +62,7 @@ __all__ = [
     "qint4",
     "qint8",
     "qint32",
+    "qparams_of_range",
     "quant_range",
     "quantize_per_channel",
     "quantize_per_tensor",

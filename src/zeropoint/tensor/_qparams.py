@@ -7,6 +7,7 @@ import torch
 from zeropoint.errors import QuantizationError
 from zeropoint.tensor._dtype import (
     QDtype,
+    QScheme,
     as_qdtype,
     as_qscheme,
     is_per_channel,
@@ -17,7 +18,7 @@ from zeropoint.tensor._dtype import (
     quint8,
 )
 
-__all__ = ["EPS", "choose_qparams", "quant_range"]
+__all__ = ["EPS", "choose_qparams", "qparams_of_range", "quant_range"]
 
 EPS = torch.finfo(torch.float32).eps
 """Smallest scale: keeps 1 / scale finite for an all-zero range."""
@@ -85,6 +86,20 @@ def choose_qparams(
         raise QuantizationError(
             f"choose_qparams: the range must be finite with min <= max, got min_val={min_val}, max_val={max_val}"
         )
+    return qparams_of_range(min_val, max_val, dtype, qscheme, low, high, eps, custom_range)
+
+
+def qparams_of_range(
+    min_val: torch.Tensor,
+    max_val: torch.Tensor,
+    dtype: QDtype,
+    qscheme: QScheme,
+    low: int,
+    high: int,
+    eps: float | torch.Tensor,
+    custom_range: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The formulas of :func:`choose_qparams` alone, for a range known to be one: no question that a tracer could not answer."""
     min_val, max_val = min_val.float(), max_val.float()
     zero = torch.zeros_like(min_val)
     below, above = torch.min(min_val, zero), torch.max(max_val, zero)
