@@ -20,7 +20,8 @@ struct Avx2 {
   static constexpr int kPanelVectors = 2;
   static constexpr bool kWidenA = true;
   static constexpr int kHalfLanes = 0;
-  using DwInput = DwWeight;  // four interleaved bytes as two pairs of int16
+  static constexpr bool kOrders = false;  // kRowF32 goes through memory
+  using DwInput = DwWeight;               // four interleaved bytes as two pairs of int16
   static constexpr int kDwBytes = 64;
   static constexpr int kDwInputBytes = 64;
   static constexpr bool kHoldDw = false;  // 24 registers of weights would spill

@@ -64,6 +64,19 @@ struct Avx512Vnni {
   static F32 mul(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
   static F32 add(F32 a, F32 b) { return _mm512_add_ps(a, b); }
   static F32 min(F32 a, F32 b) { return _mm512_min_ps(a, b); }
+  // 0 where both are zeros: the second operand.
+  static F32 max_0(F32 a) { return _mm512_max_ps(a, _mm512_setzero_ps()); }
+  static I32 mul_i32(I32 a, I32 b) { return _mm512_mullo_epi32(a, b); }
+  // Panel order to column order (epilogue.h): a 4 by 4 transposition of blocks of four lanes.
+  static constexpr bool kOrders = true;
+  static void order(const I32 (&x)[4], I32 (&y)[4]) {
+    const __m512i a = _mm512_shuffle_i32x4(x[0], x[1], 0x44), b = _mm512_shuffle_i32x4(x[0], x[1], 0xEE);
+    const __m512i c = _mm512_shuffle_i32x4(x[2], x[3], 0x44), d = _mm512_shuffle_i32x4(x[2], x[3], 0xEE);
+    y[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+    y[1] = _mm512_shuffle_i32x4(a, c, 0xDD);
+    y[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+    y[3] = _mm512_shuffle_i32x4(b, d, 0xDD);
+  }
   static I32 round_i32(F32 v) { return _mm512_cvtps_epi32(v); }
 
   // Keeps v in a register, opaque to the optimiser.

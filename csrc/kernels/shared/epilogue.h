@@ -43,6 +43,31 @@ inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t 
   }
 }
 
+// kRowF32 for whole panels, in registers; the formula of dequantize_row.
+template <class V, int MR>
+inline void store_rows_f32(const Epilogue& e, typename V::I32 (&acc)[MR][4], float* out, int64_t out_stride, int64_t m,
+                           int64_t col) {
+  const bool biased = e.column_bias != nullptr, relu = e.relu;
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r) {
+    typename V::I32 ordered[4];
+    V::order(acc[r], ordered);
+    const typename V::I32 zero_point = V::set_i32(e.row_zero_point[m + r]);
+    const typename V::F32 scale = V::set_f32(e.row_scale[m + r]);
+    float* row = out + r * out_stride;
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      const int64_t c = col + v * V::kLanes;
+      const typename V::I32 sums = V::load_i32(e.column_sums + c);
+      typename V::F32 value = V::to_f32(V::sub_i32(ordered[v], V::mul_i32(zero_point, sums)));
+      value = V::mul(V::mul(value, scale), V::load_f32(e.column_scale + c));
+      if (biased) value = V::add(value, V::load_f32(e.column_bias + c));
+      if (relu) value = V::max_0(value);
+      V::store_f32(row + v * V::kLanes, value);
+    }
+  }
+}
+
 // The other outputs, one row at a time from accumulators spilled to memory.
 template <class V, int NV>
 inline void store_general(const Epilogue& e, const int32_t* acc, int64_t slot, void* out, int64_t offset, int64_t m,

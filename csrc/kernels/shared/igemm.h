@@ -112,15 +112,21 @@ void tile(const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, in
   const Epilogue& e = p.epilogue;
   if (e.output == Epilogue::Output::kU8 && !e.residual) {
     store_u8<V, MR, NV>(e, acc, slot, static_cast<uint8_t*>(p.out) + m * p.out_stride + col, p.out_stride, cols);
-  } else {
-    alignas(64) int32_t spilled[MR][NV * V::kLanes];
-#pragma GCC unroll 8
-    for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) V::store_i32(spilled[r] + v * V::kLanes, acc[r][v]);
-    for (int r = 0; r < MR; ++r)
-      store_general<V, NV>(e, spilled[r], slot, p.out, (m + r) * p.out_stride + col, m + r, col, cols);
+    return;
   }
+  if constexpr (V::kOrders && NV == 4) {
+    if (e.output == Epilogue::Output::kRowF32 && cols == 4 * V::kLanes) {
+      store_rows_f32<V, MR>(e, acc, static_cast<float*>(p.out) + m * p.out_stride + col, p.out_stride, m, col);
+      return;
+    }
+  }
+  alignas(64) int32_t spilled[MR][NV * V::kLanes];
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) V::store_i32(spilled[r] + v * V::kLanes, acc[r][v]);
+  for (int r = 0; r < MR; ++r)
+    store_general<V, NV>(e, spilled[r], slot, p.out, (m + r) * p.out_stride + col, m + r, col, cols);
 }
 
 template <class V, int NV>

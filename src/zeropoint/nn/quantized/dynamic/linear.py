@@ -100,7 +100,11 @@ class Linear(StaticLinear):
         return torch.empty(0) if self._float_weight is not None else super().pack()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        value = float_input(self, x, self.in_features)
+        # The usual case in as few steps as can be: a call costs about as much as a small product.
+        usual = type(x) is torch.Tensor and x.dtype == torch.float32 and x.shape[-1:] == (self.in_features,)
+        value = x if usual else float_input(self, x, self.in_features)
+        if value.requires_grad:
+            value = value.detach()
         if self._float_weight is not None:
             out = torch.nn.functional.linear(value, self._float_weight.float(), self._bias)
             out = torch.relu(out) if self._relu else out
@@ -109,7 +113,7 @@ class Linear(StaticLinear):
                 value, self._int_weight, self.pack(), self._w_scale, self._w_zero_point, self._bias, self.per_row, False,
                 self._relu,
             )  # fmt: skip
-        return out if isinstance(x, QTensor) else out.to(x.dtype)
+        return out if usual or isinstance(x, QTensor) else out.to(x.dtype)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
