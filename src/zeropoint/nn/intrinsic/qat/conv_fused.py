@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from zeropoint.nn import intrinsic as nni
-from zeropoint.nn.intrinsic.qat.linear_fused import LinearBn1d
+from zeropoint.nn.intrinsic.qat.folded import FoldedBatchNorm
 from zeropoint.nn.qat import conv as qat_conv
 from zeropoint.nn.qat.linear import check_float_module
 
@@ -93,7 +93,7 @@ _OLD_NAMES = {
 }  # fmt: skip
 
 
-class _ConvBnNd(qat_conv._QatConvNd):
+class _ConvBnNd(FoldedBatchNorm, qat_conv._QatConvNd):
     """A convolution and its batch norm, folded as they will run.
 
     ``freeze_bn_stats()`` stops the batch norm's statistics: the convolution then trains with the weights
@@ -102,7 +102,6 @@ class _ConvBnNd(qat_conv._QatConvNd):
 
     _version = 2
     _BATCH_NORM: type = nn.BatchNorm2d
-    bn: Any
 
     def __init__(
         self,
@@ -128,25 +127,12 @@ class _ConvBnNd(qat_conv._QatConvNd):
         if freeze_bn:
             self.freeze_bn_stats()
 
-    def _along(self, values: torch.Tensor, axis: int) -> torch.Tensor:
-        """Per-channel values to multiply a weight (axis 0) or an output (axis 1)."""
-        return values.reshape([-1 if i == axis else 1 for i in range(self.weight.dim())])
-
-    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias with the batch norm's running statistics folded in, not yet quantized."""
-        factor = self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)
-        bias = torch.zeros_like(factor) if self.bias is None else self.bias
-        return self.weight * self._along(factor, 0), self.bn.bias + (bias - self.bn.running_mean) * factor
-
     def _conv_bn(self, input: torch.Tensor) -> torch.Tensor:
         if not self.bn.training:
             # Exactly what will run; also right where the batch norm's weight is 0.
             weight, bias = self.folded()
             return self._conv_forward(input, self.weight_fake_quant(weight), bias)
-        factor = self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)
-        # A factor of 0 cannot be scaled back: such channels convolve with their own weights, and the batch
-        # norm multiplies the result by its weight of 0.
-        safe = torch.where(factor == 0, torch.ones_like(factor), factor)
+        safe = self.safe_factor()
         weight = self.weight_fake_quant(self.weight * self._along(safe, 0))
         out = self._conv_forward(input, weight, None) / self._along(safe, 1)
         if self.bias is not None:
@@ -155,31 +141,6 @@ class _ConvBnNd(qat_conv._QatConvNd):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return self._conv_bn(input)
-
-    def train(self, mode: bool = True) -> Any:
-        """Switches mode; the batch norm stays frozen if it was frozen."""
-        self.training = mode
-        for child in self.children():
-            child.train(mode if child is not self.bn else mode and not self.freeze_bn)
-        return self
-
-    def update_bn_stats(self) -> Any:
-        self.freeze_bn = False
-        self.bn.training = self.training
-        return self
-
-    def freeze_bn_stats(self) -> Any:
-        self.freeze_bn = True
-        self.bn.training = False
-        return self
-
-    def reset_running_stats(self) -> None:
-        self.bn.reset_running_stats()
-
-    def reset_bn_parameters(self) -> None:
-        self.bn.reset_running_stats()
-        nn.init.uniform_(self.bn.weight)
-        nn.init.zeros_(self.bn.bias)
 
     @classmethod
     def from_float(cls, mod: Any, use_precomputed_fake_quant: bool = False) -> Any:
@@ -291,11 +252,11 @@ class ConvBnReLU3d(_ConvBnReLUNd, ConvBn3d):
 
 def update_bn_stats(mod: nn.Module) -> None:
     """For ``model.apply``: let batch norms follow their batches again."""
-    if isinstance(mod, (_ConvBnNd, LinearBn1d)):
+    if isinstance(mod, FoldedBatchNorm):
         mod.update_bn_stats()
 
 
 def freeze_bn_stats(mod: nn.Module) -> None:
     """For ``model.apply``: stop batch norm statistics."""
-    if isinstance(mod, (_ConvBnNd, LinearBn1d)):
+    if isinstance(mod, FoldedBatchNorm):
         mod.freeze_bn_stats()

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from zeropoint.nn import intrinsic as nni
+from zeropoint.nn.intrinsic.qat.folded import FoldedBatchNorm
 from zeropoint.nn.qat.linear import check_float_module, require_qconfig
 
 __all__ = ["LinearBn1d"]
 
 
-class LinearBn1d(nn.Linear):
+class LinearBn1d(FoldedBatchNorm, nn.Linear):
     """Linear and BatchNorm1d; see :class:`~zeropoint.nn.intrinsic.qat.ConvBn2d` for the numerics."""
 
     _FLOAT_MODULE: type = nni.LinearBn1d
@@ -37,45 +38,13 @@ class LinearBn1d(nn.Linear):
         if freeze_bn:
             self.freeze_bn_stats()
 
-    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias with the batch norm's running statistics folded in, not yet quantized."""
-        factor = self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)
-        bias = torch.zeros_like(factor) if self.bias is None else self.bias
-        return self.weight * factor.unsqueeze(1), self.bn.bias + (bias - self.bn.running_mean) * factor
-
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.bn.training:
             weight, bias = self.folded()
             return F.linear(input, self.weight_fake_quant(weight), bias)
-        factor = self.bn.weight / torch.sqrt(self.bn.running_var + self.bn.eps)
-        safe = torch.where(factor == 0, torch.ones_like(factor), factor)
+        safe = self.safe_factor()
         out = F.linear(input, self.weight_fake_quant(self.weight * safe.unsqueeze(1))) / safe
         return self.bn(out if self.bias is None else out + self.bias)
-
-    def train(self, mode: bool = True) -> Any:
-        """Switches mode; the batch norm stays frozen if it was frozen."""
-        self.training = mode
-        for child in self.children():
-            child.train(mode if child is not self.bn else mode and not self.freeze_bn)
-        return self
-
-    def update_bn_stats(self) -> Any:
-        self.freeze_bn = False
-        self.bn.training = self.training
-        return self
-
-    def freeze_bn_stats(self) -> Any:
-        self.freeze_bn = True
-        self.bn.training = False
-        return self
-
-    def reset_running_stats(self) -> None:
-        self.bn.reset_running_stats()
-
-    def reset_bn_parameters(self) -> None:
-        self.bn.reset_running_stats()
-        nn.init.uniform_(self.bn.weight)
-        nn.init.zeros_(self.bn.bias)
 
     @classmethod
     def from_float(cls, mod: Any, use_precomputed_fake_quant: bool = False) -> LinearBn1d:
