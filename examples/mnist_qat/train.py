@@ -125,6 +125,7 @@ def main(epochs: int = 6, aware_epochs: int = 4) -> dict[str, float]:
     check = zp.verify(aware, converted, test_x[:100])
     result["largest difference to training, in steps"] = check.max_steps
     result["share of values that differ"] = max(layer.share for layer in check.layers)
+    result["equal in exact integers"] = float(check.exact)
     for name, value in result.items():
         print(f"{name:42s} {value:.4g}")
     return result

@@ -45,6 +45,7 @@ def test_training_recovers_what_post_training_loses():
     assert result["quantization-aware"] > result["float"] - 0.035
     assert result["largest difference to training, in steps"] <= 1
     assert result["share of values that differ"] < 1e-3
+    assert result["equal in exact integers"] == 1
 
 
 @pytest.mark.parametrize("path", ["tutorials/static.py", "tutorials/dynamic.py", "tutorials/aware.py"])

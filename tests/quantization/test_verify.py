@@ -46,14 +46,44 @@ def test_layers_agree_within_a_step():
     assert len(result.layers) == 3
     assert result.max_steps <= 1
     assert all(layer.share < 1e-3 for layer in result.layers)
+    assert [layer.exact for layer in result.layers] == [True] * 3
+    assert result.exact
     assert "at most" in str(result)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (nn.Conv1d(4, 6, 3, padding="same"), (2, 4, 9)),
+        lambda: (nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), (2, 4, 7, 7)),
+        lambda: (nn.Conv3d(4, 6, 3, stride=2, groups=2), (2, 4, 5, 6, 7)),
+        lambda: (nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2), (2, 4, 5, 5)),
+        lambda: (nn.ConvTranspose3d(4, 6, 2), (1, 4, 3, 3, 3)),
+        lambda: (nn.ConvTranspose1d(4, 6, 3, 3), (2, 4, 5)),
+        lambda: (nn.Linear(9, 5), (7, 9)),
+    ],
+)
+def test_every_layer_with_weights_is_exact(isa, make):
+    torch.manual_seed(0)
+    layer, shape = make()
+    model = QuantWrapper(nn.Sequential(layer)).train()
+    model.qconfig = get_default_qat_qconfig()
+    prepared = prepare_qat(model)
+    prepared(torch.randn(shape))
+    prepared.apply(disable_observer)
+    prepared.eval()
+    result = zp.verify(prepared, convert(prepared), torch.randn(shape))
+    assert [entry.exact for entry in result.layers] == [True]
+    assert result.max_steps <= 1
 
 
 def test_a_fault_is_seen():
     prepared = trained()
     converted = convert(prepared)
     converted.module[6].set_weight_bias(converted.module[6].weight(), converted.module[6].bias() + 1)
-    assert zp.verify(prepared, converted, torch.randn(4, 3, 10, 10)).max_steps > 1
+    result = zp.verify(prepared, converted, torch.randn(4, 3, 10, 10))
+    assert result.max_steps > 1
+    assert not result.exact
 
 
 def test_needs_fake_quantization():

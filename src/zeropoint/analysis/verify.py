@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from zeropoint import ops
+from zeropoint._reference.epilogue import epilogue
 from zeropoint.errors import QuantizationError
-from zeropoint.nn.quantized.modules.weighted import QuantizedOutput
+from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, WeightedQuantizedModule
 from zeropoint.quantization.fake_quantize import FakeQuantizeBase
 from zeropoint.tensor import QTensor, unmark
 
@@ -28,6 +29,8 @@ class LayerVerification:
     type: str
     max_steps: int
     share: float
+    exact: bool | None
+    """Whether the layer equals the prepared one evaluated in exact integers; None for layers without weights."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,14 @@ class Verification:
 
     @property
     def exact(self) -> bool:
-        """Whether every layer gave the same integers."""
-        return self.max_steps == 0
+        """Whether every layer with weights equals its prepared one evaluated in exact integers, bit for bit."""
+        return all(layer.exact is not False for layer in self.layers)
 
     def __str__(self) -> str:
         width = max((len(layer.name) for layer in self.layers), default=0)
         lines = [
             f"  {layer.name:{width}s}  {layer.type:24s} at most {layer.max_steps} steps, {100 * layer.share:.3f} % of the values"
+            + ("" if layer.exact is None else "; integers exact" if layer.exact else "; INTEGERS DIFFER")
             for layer in self.layers
         ]
         return "\n".join([f"{len(self.layers)} layers, outputs differ by at most {self.max_difference:.3g}", *lines])
@@ -83,6 +87,10 @@ def verify(prepared: nn.Module, converted: nn.Module, *inputs: Any) -> Verificat
     prepared one's, as integers. The float simulation rounds its sums otherwise than the integer kernels: a
     difference of one step on a small share of values is what to expect; more is a fault.
 
+    Layers with weights are also compared with the prepared layer in its integer-exact form: the integers that its
+    fake-quantized weights stand for, summed in float64, and the contract's requantization. These are equal bit for
+    bit (``exact``).
+
     Args:
         prepared: a model of ``prepare_qat`` (its layers fake-quantize their outputs). Its switches are restored.
 
@@ -109,7 +117,8 @@ def verify(prepared: nn.Module, converted: nn.Module, *inputs: Any) -> Verificat
             module.training = mode
     ran, actual = _record(converted, names, inputs)
     layers = []
-    modules = dict(converted.named_modules())
+    modules: dict[str, Any] = dict(converted.named_modules())
+    prepared_modules = dict(prepared.named_modules())
     for name, (given, out) in ran.items():
         if name not in simulated or not isinstance(given, QTensor) or not isinstance(out, QTensor):
             continue
@@ -117,14 +126,60 @@ def verify(prepared: nn.Module, converted: nn.Module, *inputs: Any) -> Verificat
         x = QTensor(_integers(source, given), given._scale, given._zero_point, given._qdtype)
         with torch.no_grad():
             mine = modules[name](x)._data.to(torch.int32)
+            predicted = _in_integers(prepared_modules[name], modules[name], x)
         steps = (mine - _integers(target, out).to(torch.int32)).abs()
         layers.append(
-            LayerVerification(name, modules[name]._get_name(), int(steps.max()), float((steps > 0).float().mean()))
+            LayerVerification(
+                name,
+                modules[name]._get_name(),
+                int(steps.max()),
+                float((steps > 0).float().mean()),
+                None if predicted is None else torch.equal(predicted.to(torch.int32), mine),
+            )
         )
     if not layers:
         raise QuantizationError("verify: the two models share no quantized layer")
     reals = [t.dequantize() if isinstance(t, QTensor) else unmark(t) for t in (expected, actual)]
     return Verification(layers, float((reals[0] - reals[1]).abs().max()))
+
+
+def _in_integers(prepared: Any, converted: Any, x: QTensor) -> torch.Tensor | None:
+    """The prepared layer on integers: from its own fake-quantized weight, independent of the converted one's."""
+    fake_quant = getattr(prepared, "weight_fake_quant", None)
+    if fake_quant is None or not isinstance(converted, WeightedQuantizedModule):
+        return None
+    weight, bias = prepared.folded() if hasattr(prepared, "folded") else (prepared.weight, prepared.bias)
+    scale, zero_point = fake_quant.calculate_qparams()
+    shape = [1] * weight.dim()
+    axis = fake_quant.ch_axis if fake_quant.is_per_channel else 0
+    shape[axis] = -1
+    if bool((zero_point != 0).any()):
+        return None  # weights with zero points: the symmetric schemes are what QAT uses
+    integers = torch.round(fake_quant.round_to_grid(weight.detach().float()).double() / scale.double().reshape(shape))
+    centered = x._data.double() - x._zero_point
+    scale = scale.float()
+    if isinstance(prepared, nn.Linear):
+        acc, channels = nn.functional.linear(centered, integers), centered.dim() - 1
+    elif isinstance(prepared, nn.modules.conv._ConvTransposeNd):
+        function = getattr(nn.functional, f"conv_transpose{len(prepared.kernel_size)}d")
+        acc = function(
+            centered,
+            integers,
+            None,
+            prepared.stride,
+            prepared.padding,
+            prepared.output_padding,
+            prepared.groups,
+            prepared.dilation,
+        )
+        scale, channels = scale.repeat(prepared.groups) if scale.numel() > 1 else scale, 1
+    else:
+        acc, channels = prepared._conv_forward(centered, integers, None), 1
+    low, high = converted._clamp()
+    return epilogue(
+        torch.round(acc), channels, scale, None if bias is None else bias.detach().float(), x._scale, converted._scale,
+        converted._zero_point, low, high, converted._output_dtype.storage,
+    )  # fmt: skip
 
 
 def _integers(values: torch.Tensor, like: QTensor) -> torch.Tensor:

@@ -188,6 +188,10 @@ class LearnableFakeQuantize(FakeQuantizeBase):
             self._start(X)
             if self.training and not self._estimate_only:
                 self.enable_param_learning()
+        return self.round_to_grid(X)
+
+    def round_to_grid(self, X: torch.Tensor) -> torch.Tensor:
+        """Rounds with the parameters as they are."""
         if self.fake_quant_enabled[0] != 1:
             return X
         with torch.no_grad():
