@@ -79,6 +79,8 @@ def test_report_names_what_ran_in_float():
     assert quantized.quantization_report.in_float == report.in_float
     dynamic = quantize_dynamic(nn.Sequential(nn.Linear(4, 4), nn.Bilinear(4, 4, 2)))
     assert [(r.name, r.reason) for r in zp.report(dynamic).in_float] == [("1", "it has no qconfig")]
+    floats = quantize_dynamic(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    assert [(r.name, r.kind) for r in zp.report(floats).layers] == [("0", "int8"), ("1", "float")]
 
 
 def test_copies_pickles_and_state():

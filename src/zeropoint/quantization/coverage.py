@@ -11,6 +11,7 @@ from torch import nn
 from zeropoint import backend
 from zeropoint.nn import quantized as nnq
 from zeropoint.nn.quantized import dynamic as nnqd
+from zeropoint.nn.quantized.dynamic.conv import _DynamicConv
 from zeropoint.nn.quantized.modules.embedding_ops import _EmbeddingBase
 from zeropoint.nn.quantized.modules.weighted import QuantizedOutput
 from zeropoint.quantization.recording import has_integer_form
@@ -50,6 +51,11 @@ def _weights_stay_half(module: nn.Module) -> bool:
     return isinstance(module, nnqd.Linear) and module._float_weight is not None
 
 
+def _gives_integers(module: nn.Module) -> bool:
+    dynamic = isinstance(module, (nnqd.Linear, _DynamicConv))
+    return isinstance(module, nnq.Quantize) or (isinstance(module, QuantizedOutput) and not dynamic)
+
+
 def _sites(name: str, module: nn.Module) -> Iterator[LayerCoverage]:
     sites: Any = module._modules.get(SITES)
     for key in sites or ():
@@ -67,6 +73,7 @@ def coverage(model: nn.Module) -> list[LayerCoverage]:
     """One entry per module or call site that computes something, in the model's order."""
     layers: list[LayerCoverage] = []
     inside: set[nn.Module] = set()
+    static = any(_gives_integers(m) for m in model.modules())
     for name, module in model.named_modules():
         if module in inside or isinstance(module, (nnq.CallSites, nnq.CallSite)):
             continue
@@ -82,7 +89,8 @@ def coverage(model: nn.Module) -> list[LayerCoverage]:
         if not leaf or isinstance(module, _NO_OPERATION) or recorded:
             continue
         if isinstance(module, _ON_INTEGERS):
-            layers.append(LayerCoverage(name, module._get_name(), "int8", ""))
+            reason = "" if static else "it works on what it gets, and nothing here gives it integers"
+            layers.append(LayerCoverage(name, module._get_name(), "int8" if static else "float", reason))
         else:
             reason = getattr(module, REASON, "no int8 form of this module type, or it had no qconfig")
             layers.append(LayerCoverage(name, module._get_name(), "float", reason))
