@@ -73,7 +73,7 @@ void run(const char* what, const KernelTable& kernel, const DynamicWeight& w, co
   const int64_t k = w.header->kc, n = w.header->n;
   if (m == 0 || n == 0) return;
   // Per row: low, high, scale, inverse and zero point.
-  auto* low = reinterpret_cast<float*>(scratch(Scratch::kAccumulators, static_cast<size_t>(m) * 20));
+  auto* low = reinterpret_cast<float*>(scratch(Scratch::kRows, static_cast<size_t>(m) * 20));
   float *high = low + m, *scale = high + m, *inverse = scale + m;
   auto* zero_point = reinterpret_cast<int32_t*>(inverse + m);
   parallel(m, k, [&](int64_t begin, int64_t end) {

@@ -76,9 +76,7 @@ def _packed_cell(packed: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     if not isinstance(packed, PackedObject) or not isinstance(packed.state, tuple) or len(packed.state) < 5:
         raise QuantizationError("checkpoint: recurrent parameters of an unknown form")
     kind, tensors, _doubles, _longs, inner = packed.state[:5]
-    if kind == "quantized_dynamic":
-        return _packed_linear(inner[0]), _packed_linear(inner[1])
-    if kind == "quantized_fp16":
+    if kind in ("quantized_dynamic", "quantized_fp16"):
         return _packed_linear(inner[0]), _packed_linear(inner[1])
     raise QuantizationError(f"checkpoint: recurrent parameters of kind {kind!r} ({len(tensors)} tensors) are not known")
 

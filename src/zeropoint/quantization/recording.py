@@ -16,7 +16,7 @@ from torch import nn
 
 from zeropoint.nn import quantized as nnq
 from zeropoint.nn.quantized.modules.call_site import CallSite, CallSites
-from zeropoint.nn.quantized.modules.weighted import FloatInput, observed_qparams
+from zeropoint.nn.quantized.modules.weighted import FloatInput, observer_qparams
 from zeropoint.quantization.fake_quantize import FakeQuantizeBase
 from zeropoint.quantization.observer import (
     FixedQParamsObserver,
@@ -173,9 +173,10 @@ def follow_forwards(model: nn.Module) -> None:
 def set_float_input(mod: nn.Module, new: nn.Module) -> None:
     """Gives a swapped module the qparams of the float input that its predecessor saw, if any."""
     observer: Any = mod._modules.get(INPUT_OBSERVER)
-    if observer is not None and isinstance(new, FloatInput) and observer.calibrated:
-        scale, zero_point = observer.calculate_qparams()
-        new.set_input(float(scale), int(zero_point), observer.dtype)
+    if observer is not None and isinstance(new, FloatInput):
+        scale, zero_point, dtype, calibrated = observer_qparams(observer)
+        if calibrated:
+            new.set_input(scale, zero_point, dtype)
 
 
 def finish_call_sites(model: nn.Module, keep_frames: bool) -> None:
@@ -189,9 +190,7 @@ def finish_call_sites(model: nn.Module, keep_frames: bool) -> None:
         recorder: Any = module._modules[SITES]
         for key, observer in recorder.items():
             site = CallSite()
-            holder = nn.Module()
-            holder.activation_post_process = observer
-            site.set_output(*observed_qparams(holder))
+            site.set_output(*observer_qparams(observer))
             sites[key] = site
         setattr(module, SITES, sites)
     keep_frames = keep_frames or any(isinstance(m, CallSites) for m in model.modules())

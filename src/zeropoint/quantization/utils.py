@@ -126,10 +126,9 @@ def get_quant_type(qconfig: Any) -> QuantType:
         QuantizationError: neither activations nor weights are quantized.
     """
     weight, activation = qconfig.weight(), qconfig.activation()
-    static = (quint8, qint8, qint32, quint8)
     if getattr(activation, "is_dynamic", False):
         return QuantType.DYNAMIC
-    if _kind(weight.dtype) in static or is_qdtype(weight.dtype):
+    if is_qdtype(weight.dtype):
         return QuantType.STATIC if is_qdtype(activation.dtype) else QuantType.WEIGHT_ONLY
     if weight.dtype == torch.float16:
         return QuantType.STATIC if activation.dtype == torch.float16 else QuantType.WEIGHT_ONLY

@@ -65,6 +65,11 @@ class _Cell(nn.Module):
         self.hgates = nn.Linear(hidden_dim, self._gates * hidden_dim, bias=bias, **options)
         self.initial_hidden_state_qparams: tuple[float, int] = (1.0, 0)
         self.hidden_state_dtype = quint8
+        self._add_parts()
+
+    def _add_parts(self) -> None:
+        """What combines the gates."""
+        raise NotImplementedError
 
     def initialize_hidden(self, batch_size: int, is_quantized: bool = False) -> Any:
         """Zero states [batch, hidden]; quantized with ``initial_hidden_state_qparams`` if asked."""
@@ -118,17 +123,7 @@ class LSTMCell(_Cell):
     _gates = 4
     _states = 2
 
-    def __init__(
-        self,
-        input_dim: int,
-        hidden_dim: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        split_gates: bool = False,
-    ) -> None:
-        super().__init__(input_dim, hidden_dim, bias, device, dtype, split_gates=split_gates)
+    def _add_parts(self) -> None:
         self.gates = FloatFunctional()
         self.input_gate, self.forget_gate, self.output_gate = nn.Sigmoid(), nn.Sigmoid(), nn.Sigmoid()
         self.cell_gate, self.cell_tanh = nn.Tanh(), nn.Tanh()
@@ -153,17 +148,7 @@ class GRUCell(_Cell):
     _FLOAT_MODULE = nn.GRUCell
     _gates = 3
 
-    def __init__(
-        self,
-        input_dim: int,
-        hidden_dim: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        split_gates: bool = False,
-    ) -> None:
-        super().__init__(input_dim, hidden_dim, bias, device, dtype, split_gates=split_gates)
+    def _add_parts(self) -> None:
         self.reset, self.update, self.new, self.from_state = (FloatFunctional() for _ in range(4))
         self.reset_gate, self.update_gate, self.new_gate = nn.Sigmoid(), nn.Sigmoid(), nn.Tanh()
         self.difference, self.step, self.output = (FloatFunctional() for _ in range(3))
@@ -184,17 +169,7 @@ class RNNCell(_Cell):
 
     _FLOAT_MODULE = nn.RNNCell
 
-    def __init__(
-        self,
-        input_dim: int,
-        hidden_dim: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        split_gates: bool = False,
-    ) -> None:
-        super().__init__(input_dim, hidden_dim, bias, device, dtype, split_gates=split_gates)
+    def _add_parts(self) -> None:
         self.gates = FloatFunctional()
         self.nonlinearity: nn.Module = nn.Tanh()
 

@@ -102,6 +102,7 @@ class _ConvBnNd(FoldedBatchNorm, qat_conv._QatConvNd):
 
     _version = 2
     _BATCH_NORM: type = nn.BatchNorm2d
+    _RELU = False
 
     def __init__(
         self,
@@ -123,6 +124,8 @@ class _ConvBnNd(FoldedBatchNorm, qat_conv._QatConvNd):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bool(bias), padding_mode, qconfig
         )
         self.bn = self._BATCH_NORM(out_channels, eps, momentum)
+        if self._RELU:
+            self.relu: nn.Module = nn.ReLU()
         self.freeze_bn = freeze_bn if self.training else True
         if freeze_bn:
             self.freeze_bn_stats()
@@ -198,29 +201,7 @@ class ConvBn3d(_ConvBnNd, nn.Conv3d):
 
 
 class _ConvBnReLUNd(_ConvBnNd):
-    relu: nn.Module
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-        bias: Any = None,
-        padding_mode: Any = "zeros",
-        eps: float = 1e-05,
-        momentum: float = 0.1,
-        freeze_bn: bool = False,
-        qconfig: Any = None,
-    ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, eps, momentum,
-            freeze_bn, qconfig,
-        )  # fmt: skip
-        self.relu = nn.ReLU()
+    _RELU = True
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return self.relu(self._conv_bn(input))

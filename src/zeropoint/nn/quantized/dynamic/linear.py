@@ -93,6 +93,12 @@ class Linear(StaticLinear):
         self._float_weight = w.detach().contiguous()
         self._bias = None if b is None else b.detach().float().contiguous()
 
+    def _kernel_form(
+        self, data: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        # One scale per column: the operator would spread a single one on every call.
+        return super()._kernel_form(data, scale.expand(self.out_features), zero_point)
+
     def weight(self) -> Any:
         return self._weight if self._float_weight is None else self._float_weight
 

@@ -233,6 +233,8 @@ class PReLU(QuantizedOutput):
         self.num_parameters = num_parameters
         self.scale, self.zero_point = output_scale, output_zero_point
         self.register_buffer("weight", torch.full((num_parameters,), 0.25))
+        self._table_key: tuple[Any, ...] = ()
+        self._tables = torch.empty(0)
 
     def set_weight(self, w: torch.Tensor) -> None:
         """The slopes, float or quantized."""
@@ -248,13 +250,26 @@ class PReLU(QuantizedOutput):
                 f"{self._qualified_name or 'PReLU'}: {self.num_parameters} slopes do not fit {channels} channels"
             )
         qparams = (x._scale, x._zero_point, x._qdtype, self._scale, self._zero_point, self._output_dtype)
-        tables = torch.cat([make_table(partial(_slope, slope=slope), *qparams) for slope in self.weight.tolist()])
+        tables = self._tables_for(x, qparams)
         if self.num_parameters == 1:
             return QTensor(ops.lookup(x._data, tables), self._scale, self._zero_point, self._output_dtype)
         shape = [1, -1] + [1] * (x._data.dim() - 2)
         offsets = (torch.arange(channels) * 256).reshape(shape)
         data = tables[(x._data.to(torch.int64) & 0xFF) + offsets]
         return QTensor(data, self._scale, self._zero_point, self._output_dtype)
+
+    def _tables_for(self, x: QTensor, qparams: tuple[Any, ...]) -> torch.Tensor:
+        """One table per slope, one after the other; kept for as long as slopes and qparams stay."""
+        make = lambda: torch.cat([make_table(partial(_slope, slope=s), *qparams) for s in self.weight.tolist()])
+        if traced(x._data):
+            return make()
+        key = (qparams, id(self.weight), self.weight._version)
+        if key != self._table_key:
+            self._table_key, self._tables = key, make()
+        return self._tables
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_table_key": ()}  # ids mean nothing elsewhere
 
     def _get_name(self) -> str:
         return "QuantizedPReLU"

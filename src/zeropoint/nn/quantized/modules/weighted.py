@@ -28,6 +28,7 @@ __all__ = [
     "QuantizedOutput",
     "WeightedQuantizedModule",
     "observed_qparams",
+    "observer_qparams",
     "quantize_weight",
     "quantized_input",
     "relu_bound",
@@ -64,6 +65,11 @@ def observed_qparams(module: nn.Module) -> tuple[float, int, QDtype, bool]:
         raise QuantizationError(
             f"{type(module).__name__}.from_float: the module has no activation_post_process; run prepare() and calibrate first"
         )
+    return observer_qparams(observer)
+
+
+def observer_qparams(observer: Any) -> tuple[float, int, QDtype, bool]:
+    """Scale, zero point, dtype of an observer, and whether it observed anything."""
     scale, zero_point = observer.calculate_qparams()
     return float(scale), int(zero_point), as_qdtype(observer.dtype), bool(getattr(observer, "calibrated", True))
 

@@ -38,8 +38,8 @@ class LinearPackedParams(nn.Module):
         return x
 
 
-class BlockSize:
-    """Mixed into a dense quantized Linear: the block size it declares."""
+class BlockSize(nn.Module):
+    """Mixed into a dense quantized Linear, before it: the block size it declares."""
 
     row_block_size: int
     col_block_size: int
@@ -49,8 +49,17 @@ class BlockSize:
             raise QuantizationError(f"{type(self).__name__}: row_block_size and col_block_size must be positive")
         self.row_block_size, self.col_block_size = row_block_size, col_block_size
 
-    def block_repr(self) -> str:
-        return f"row_block_size={self.row_block_size}, col_block_size={self.col_block_size}"
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, row_block_size={self.row_block_size}, col_block_size={self.col_block_size}"
+
+    def set_weight_bias(
+        self, w: Any, b: torch.Tensor | None, row_block_size: int | None = None, col_block_size: int | None = None
+    ) -> None:
+        """As the dense module's, and the block size if one is given."""
+        dense_module: Any = super()
+        dense_module.set_weight_bias(w, b)
+        if row_block_size is not None or col_block_size is not None:
+            self.set_block_size(row_block_size, col_block_size)
 
 
 class Linear(BlockSize, dense.Linear):
@@ -70,16 +79,6 @@ class Linear(BlockSize, dense.Linear):
 
     def _get_name(self) -> str:
         return "SparseQuantizedLinear"
-
-    def extra_repr(self) -> str:
-        return f"{dense.Linear.extra_repr(self)}, {self.block_repr()}"
-
-    def set_weight_bias(
-        self, w: QTensor, b: torch.Tensor | None, row_block_size: int | None = None, col_block_size: int | None = None
-    ) -> None:
-        dense.Linear.set_weight_bias(self, w, b)
-        if row_block_size is not None or col_block_size is not None:
-            self.set_block_size(row_block_size, col_block_size)
 
     @classmethod
     def _like(cls, linear: Any, mod: nn.Module) -> Any:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from zeropoint.nn.quantized.dynamic import linear as dense
 from zeropoint.nn.sparse.quantized.linear import BlockSize
 from zeropoint.tensor import qint8
@@ -30,16 +28,6 @@ class Linear(BlockSize, dense.Linear):
 
     def _get_name(self) -> str:
         return "SparseQuantizedDynamicLinear"
-
-    def extra_repr(self) -> str:
-        return f"{dense.Linear.extra_repr(self)}, {self.block_repr()}"
-
-    def set_weight_bias(
-        self, w: Any, b: torch.Tensor | None, row_block_size: int | None = None, col_block_size: int | None = None
-    ) -> None:
-        dense.Linear.set_weight_bias(self, w, b)
-        if row_block_size is not None or col_block_size is not None:
-            self.set_block_size(row_block_size, col_block_size)
 
     @classmethod
     def from_float(cls, mod: Any, use_precomputed_fake_quant: bool = False) -> Any:
