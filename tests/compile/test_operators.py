@@ -114,3 +114,60 @@ def test_compile_without_graph_breaks():
     # In a process of its own: under pytest torch writes its debug log, which cannot print our dtypes.
     process = subprocess.run([sys.executable, "-c", _COMPILE], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
+
+
+_COMPILE_CALL_SITES = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+from zeropoint.quantization import QuantWrapper, convert, get_default_qconfig, prepare
+from zeropoint.tensor._callsite import current_frame
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        return F.silu(self.conv(x) + x) + x
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.a, self.b, self.head = nn.Conv2d(3, 8, 3, padding=1), Block(), Block(), nn.Linear(8, 4)
+
+    def forward(self, x):
+        y = self.conv(x)
+        y = self.b(self.a(y) + y * 2)
+        return self.head(torch.cat([y, y], 1)[:, :8].mean((2, 3)))
+
+torch.manual_seed(0)
+model = QuantWrapper(Net()).eval()
+model.qconfig = get_default_qconfig()
+prepared = prepare(model)
+prepared(torch.randn(4, 3, 12, 12))
+quantized = convert(prepared)
+for backend in ("eager", "aot_eager"):
+    torch._dynamo.reset()
+    compiled = torch.compile(quantized, fullgraph=True, backend=backend)
+    for shape in ((4, 3, 12, 12), (2, 3, 9, 9)):
+        x = torch.randn(shape)
+        assert torch.equal(compiled(x), quantized(x)), (backend, shape)
+    assert current_frame() is None
+
+from zeropoint import quint8
+from zeropoint.nn.quantized import Quantize
+quantize = Quantize(0.1, 3, quint8)
+torch._dynamo.reset()
+try:
+    torch.compile(lambda x: quantize(x) + quantize(x), fullgraph=True, backend="aot_eager")(torch.randn(3))
+except Exception as error:
+    assert "sees no converted module" in str(error), error
+else:
+    raise AssertionError("a function outside any converted module took a scale")
+"""
+
+
+def test_compile_follows_call_sites():
+    process = subprocess.run([sys.executable, "-c", _COMPILE_CALL_SITES], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr

@@ -134,8 +134,9 @@ def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return _fallback(func, args, kwargs) if result is NotImplemented else result
         if func in _QUESTIONS:
             return _on_reals(func, args, kwargs)
-        _break_dynamo_graph(func, args)
         frame = current_frame()
+        if frame is None or frame.traced is None:
+            _break_dynamo_graph(func, args)
         if frame is not None:
             key, sites = frame.next_key(canonical_name(func)), frame.sites()
             if sites is not None and key in sites:
@@ -149,18 +150,18 @@ def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _break_dynamo_graph(func: Any, args: Any) -> None:
-    """Makes torch.compile run this call eagerly.
+    """An error if torch.compile traces this call outside any module that ``convert`` made.
 
-    Dynamo replays its graph without the hooks that say where a call is made, so it would take the scale of
-    another call site, or none. An error rather than a wrong scale.
+    The compiled function may be called from several places, each with a scale of its own, and would take that
+    of the first. An error rather than a wrong scale.
     """
     if torch.compiler.is_exporting():
         return
     found = next((a for a in tree_leaves(args) if _is_q(a)), None)
     if found is not None and type(found._data) is not torch.Tensor:
         raise UnsupportedFakeTensorException(
-            f"{_name(func)} of a quantized tensor needs the scale of its call site, which torch.compile cannot follow. "
-            "FloatFunctional and modules compile without a break, torch.export takes everything"
+            f"{_name(func)} of a quantized tensor needs the scale of its call site, and torch.compile sees no converted "
+            "module around it. Compile the model or the module, or use FloatFunctional"
         )
 
 

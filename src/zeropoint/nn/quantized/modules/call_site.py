@@ -33,6 +33,10 @@ class CallSite(QuantizedOutput):
             self._require_calibration()
         return quantize_per_tensor(value, self._scale, self._zero_point, self._output_dtype)
 
+    def constants(self, key: str) -> tuple[str, float, int, str]:
+        """What a graph of Dynamo keeps of the site named ``key``."""
+        return key, self._scale, self._zero_point, self._output_dtype.name
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("a call site holds qparams and is not called")
 
