@@ -4,7 +4,9 @@
 
 SUITE is a folder with one file per network that defines ``load() -> (module, example arguments)``,
 ``calib() -> list of arguments`` and ``score(model) -> dict``. Modes: ``dynamic`` (Linear and recurrent layers per
-row), ``dynamic-tensor`` (one range per tensor, as torch), ``static`` (stubs around the whole network).
+row), ``dynamic-group`` (ranges per row and 128 inputs), ``dynamic-tensor`` (one range per tensor, as torch), ``weights-4``
+and ``weights-8`` (Linear weights of 4 or 8 bits in groups of 32, float activations), ``static`` (stubs around the whole
+network).
 """
 
 from __future__ import annotations
@@ -29,11 +31,18 @@ from zeropoint.quantization import (
     get_default_qconfig,
     prepare,
     quantize_dynamic,
+    quantize_weight_only,
 )
 
 
-def dynamic(model: nn.Module, per_row: bool) -> nn.Module:
-    return quantize_dynamic(copy.deepcopy(model).eval(), per_row=per_row)
+def dynamic(model: nn.Module, mode: str) -> nn.Module:
+    if mode.startswith("weights-"):
+        return quantize_weight_only(model.eval(), bits=int(mode[-1]), group_size=32)
+    return quantize_dynamic(
+        copy.deepcopy(model).eval(),
+        per_row=mode != "dynamic-tensor",
+        group_size=128 if mode == "dynamic-group" else None,
+    )
 
 
 def static(model: nn.Module, example: Any, batches: Any) -> nn.Module:
@@ -59,7 +68,7 @@ def stacks(network: Any, model: nn.Module, example: Any, mode: str, with_torch_a
             lambda: importlib.import_module("common").ao_static(model, example, network.calib()),
         )
     else:
-        rows[f"zeropoint {mode}"] = lambda: dynamic(model, mode == "dynamic")
+        rows[f"zeropoint {mode}"] = lambda: dynamic(model, mode)
         theirs = ("torch.ao dynamic", lambda: importlib.import_module("common").ao_dynamic(model))
     if with_torch_ao:
         rows[theirs[0]] = theirs[1]

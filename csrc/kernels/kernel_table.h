@@ -96,6 +96,29 @@ struct BinaryParams {
   uint8_t a_xor, b_xor, out_xor, lo, hi;
 };
 
+// Float activations times 8- or 4-bit weights whose qparams change along K (grouped.h, pack/grouped_pack.h). Row m,
+// term t of A are the bytes a[(m * terms + t) * k_padded + ...]; a row's integer is 128 * first + second term where
+// there are two.
+struct GroupedParams {
+  const int8_t* a;
+  const float* a_scale;  // [m][groups]
+  const int32_t* a_sum;  // [m][groups], sums of the row's integers
+  int64_t k_padded;      // K rounded up to 8; the padding is 0
+  int64_t group_size, groups;
+  int terms;          // 1 or 2
+  int bits;           // of a weight: 8 or 4
+  int32_t offset;     // weights are stored plus this
+  bool group_scales;  // each group has a scale per column, else column_scale
+  bool zero_points;   // each group has a zero point per column, else 0
+  const uint8_t* b;   // panels
+  const float* column_scale;
+  const float* column_bias;  // null: none
+  bool relu;
+  int64_t n;
+  float* out;
+  int64_t out_stride;
+};
+
 struct KernelTable {
   const char* name;
   int32_t lanes;          // int32 lanes of a vector
@@ -118,6 +141,11 @@ struct KernelTable {
   void (*add)(const BinaryParams&, int64_t n);
   void (*mul)(const BinaryParams&, int64_t n);
   void (*lookup)(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
+  size_t (*grouped_scratch)(const GroupedParams&);
+  void (*grouped)(const GroupedParams&, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch);
+  // One group of a row: integers (two terms where `low` is not null), their sum, their scale; n real, the rest 0.
+  void (*quantize_group)(const float* x, int64_t n, int64_t padded, int8_t* high, int8_t* low, float* scale,
+                         int32_t* sum);
   void (*row_range)(const float* x, int64_t n, float* lo, float* hi);
   void (*lstm_gates)(const float* from_input, const float* from_state, int64_t hidden, float* h, float* c);
   void (*gru_gates)(const float* from_input, const float* from_state, int64_t hidden, float* h);

@@ -45,6 +45,10 @@ CASES = {
     "normalize": [(x(2, 3, 4), 6, torch.ones(4), None, 1, 0.1, 3, 1e-5, True, 0.3, 5, 0, 255, U8)],
     "softmax": [(x(2, 3, 4), -1, 0.1, 1 / 256, 0, 0, 255, U8)],
     "linear_dynamic": [(torch.randn(2, 7, 8), W2, ops.linear_pack(W2, None), torch.ones(5), None, torch.randn(5), True, False, True)],
+    "linear_grouped": [
+        (torch.randn(2, 7, 8), W2, ops.linear_grouped_pack(W2, torch.ones(5, 1), None, 32, 8), torch.ones(5, 1), None, torch.randn(5), 32, 8, 15, True),
+        (torch.randn(2, 8).bfloat16(), W2, ops.linear_grouped_pack(W2, torch.ones(5, 1), None, 32, 8), torch.ones(5, 1), None, None, 32, 8, 8, False),
+    ],
     "rnn_dynamic": [
         (
             torch.randn(3, 8), [2, 1], torch.randn(2, 5), torch.empty(0), W2, ops.linear_pack(W2, None), torch.ones(1), None, None,
@@ -68,7 +72,7 @@ def test_opcheck(name, arguments):
 
 
 def test_every_computing_operator_is_checked():
-    assert set(CASES) | {"linear_pack", "conv2d_pack"} == set(ops.__all__)
+    assert set(CASES) | {"linear_pack", "conv2d_pack", "linear_grouped_pack"} == set(ops.__all__)
 
 
 def converted():

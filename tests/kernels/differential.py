@@ -162,6 +162,25 @@ class Generator:
             lambda: ops.linear_dynamic(*head, ops.linear_pack(weight, zero_point), *tail),
         )
 
+    def linear_grouped(self) -> Case:
+        m, k, n = self.one(1, 2, 3, 5, 13, 50), self.one(1, 8, 30, 64, 100, 300), self.one(1, 5, 16, 31, 33, 64, 130)
+        group_size, w_bits, x_bits = self.one(32, 64, 128, 256), self.one(8, 4), self.one(8, 15)
+        x = self.layout(self.floats((m, k))).to(self.one(torch.float32, torch.float32, torch.bfloat16, torch.float16))
+        x = torch.where(torch.isinf(x), 1.0, x)
+        info = (-128, 128) if w_bits == 8 else (-8, 8)
+        weight, groups = torch.randint(*info, (n, k)).to(torch.int8), -(-k // group_size)
+        scale = torch.rand(n, self.one(1, groups)) * 0.01
+        zero_point = torch.randn(n, groups) * 5 if self.chance(0.5) else None
+        bias = torch.randn(n) if self.chance(0.6) else None
+        tail = (scale, zero_point, bias, group_size, w_bits, x_bits, self.chance(0.3))
+        return Case(
+            f"linear_grouped {m}x{k}x{n} {x.dtype} {tuple(scale.shape)} {zero_point is None} {tail[3:]}",
+            lambda: _reference.linear_grouped(x, weight, torch.empty(0), *tail),
+            lambda: ops.linear_grouped(
+                x, weight, ops.linear_grouped_pack(weight, scale, zero_point, group_size, w_bits), *tail
+            ),
+        )
+
     def rnn_dynamic(self) -> Case:
         kind = self.random.randrange(4)
         gates, hidden, features = (4, 3, 1, 1)[kind], self.one(1, 5, 16, 33), self.one(1, 4, 19)
@@ -273,7 +292,7 @@ class Generator:
     FAMILIES = (
         "conv2d", "conv2d", "conv2d", "linear", "linear", "quantize_per_tensor", "quantize_per_channel",
         "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "lookup", "pool",
-        "linear_dynamic", "rnn_dynamic",
+        "linear_dynamic", "linear_grouped", "linear_grouped", "rnn_dynamic",
     )  # fmt: skip
 
     def case(self) -> Case:
@@ -284,7 +303,8 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if a.is_floating_point():
-        a, b = a.contiguous().view(torch.int32), b.contiguous().view(torch.int32)
+        bits = {2: torch.int16, 4: torch.int32}[a.itemsize]
+        a, b = a.contiguous().view(bits), b.contiguous().view(bits)
     strides = all(s == t or n <= 1 for s, t, n in zip(a.stride(), b.stride(), a.shape, strict=True)) or a.numel() == 0
     return strides and torch.equal(a, b)
 

@@ -88,3 +88,38 @@ def test_pool_arguments():
         ops.max_pool2d(x, [7, 7], [1, 1], [0, 0], [1, 1], False)
     with pytest.raises(ValueError, match="divisor_override"):
         ops.avg_pool2d(x, 0, [2, 2], [2, 2], [0, 0], False, True, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(1, 8, dtype=torch.int32)}, "float32, bfloat16 or float16"),
+        ({"x": torch.zeros(1, 7)}, "7 features"),
+        ({"w_scale": torch.ones(3, 1)}, "w_scale"),
+        ({"w_zero_point": torch.zeros(4, 1)}, "disagree"),
+        ({"w_zero_point": torch.zeros(4, 1, dtype=torch.int8)}, "w_zero_point"),
+        ({"bias": torch.ones(3)}, "bias"),
+        ({"group_size": 64}, "disagree"),
+        ({"w_bits": 4}, "disagree"),
+        ({"x_bits": 7}, "8 or 15"),
+        ({"packed": torch.zeros(500, dtype=U8)}, "linear_grouped_pack"),
+        ({"packed": torch.zeros(5, dtype=U8)}, "linear_grouped_pack"),
+    ],
+)
+def test_linear_grouped(change, message):
+    weight, scale = torch.ones(4, 8, dtype=torch.int8), torch.ones(4, 1)
+    arguments = {
+        "x": torch.zeros(1, 8), "weight": weight, "packed": ops.linear_grouped_pack(weight, scale, None, 32, 8),
+        "w_scale": scale, "w_zero_point": None, "bias": None, "group_size": 32, "w_bits": 8, "x_bits": 8, "relu": False,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        ops.linear_grouped(**{**arguments, **change})
+
+
+@pytest.mark.parametrize(
+    ("group_size", "w_bits", "message"),
+    [(40, 8, "multiple of 32"), (512, 8, "multiple"), (32, 5, "8 or 4"), (32, 4, "lie in")],
+)
+def test_linear_grouped_pack(group_size, w_bits, message):
+    with pytest.raises(ValueError, match=message):
+        ops.linear_grouped_pack(torch.full((4, 8), 100, dtype=torch.int8), torch.ones(4, 1), None, group_size, w_bits)

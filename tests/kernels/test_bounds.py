@@ -70,6 +70,21 @@ def test_linear(isa, m, k):
     assert torch.equal(ops.linear(x, weight, packed, *arguments), _reference.linear(x, weight, packed, *arguments))
 
 
+@pytest.mark.parametrize("k", [1, 9, 32, 66])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_linear_grouped(isa, bits, k):
+    groups = -(-k // 32)
+    x, weight = guarded(torch.randn(13, k)), guarded(torch.randint(-8, 8, (65, k), dtype=torch.int8))
+    scale, zero_point, bias = (
+        guarded(torch.rand(65, groups)),
+        guarded(torch.randn(65, groups)),
+        guarded(torch.randn(65)),
+    )
+    packed = guarded(ops.linear_grouped_pack(weight, scale, zero_point, 32, bits))
+    arguments = (x, weight, packed, scale, zero_point, bias, 32, bits, 15, False)
+    assert torch.equal(ops.linear_grouped(*arguments), _reference.linear_grouped(*arguments))
+
+
 @pytest.mark.parametrize("n", [1, 15, 16, 63, 64, 65, 200])
 def test_elementwise(isa, n):
     a, b = (guarded(torch.randint(0, 256, (n,), dtype=torch.uint8)) for _ in "ab")

@@ -197,6 +197,25 @@ def test_rows_have_ranges_of_their_own():
     assert torch.equal(fresh(x), per_row(x))
 
 
+def test_groups_have_ranges_of_their_own():
+    """One loud input leaves the other groups of its row their resolution."""
+    linear, x = nn.Linear(200, 32), torch.randn(8, 200)
+    linear.weight.data[:, 3] = 0  # what the loud input itself loses does not count
+    x[:, 3] *= 1000
+    per_row, grouped = (quantize_dynamic(nn.Sequential(linear), per_row=True, group_size=g) for g in (None, 32))
+    assert zp_sqnr(linear(x), per_row(x)) < 10
+    assert zp_sqnr(linear(x)[:, :], grouped(x)) > 8
+    linear.weight.data[:, :32] = 0
+    grouped = quantize_dynamic(nn.Sequential(linear), group_size=32)
+    assert zp_sqnr(linear(x), grouped(x)) > 38
+    assert "group_size=32" in repr(grouped)
+    fresh = quantize_dynamic(nn.Sequential(nn.Linear(200, 32)))
+    fresh.load_state_dict(grouped.state_dict())
+    assert torch.equal(fresh(x), grouped(x))
+    with pytest.raises(QuantizationError, match="multiple of 32"):
+        quantize_dynamic(nn.Sequential(linear), group_size=20)
+
+
 def test_float16_weights():
     net, x = nn.Sequential(nn.Linear(16, 8), nn.LSTM(8, 5, bidirectional=True)), torch.randn(4, 2, 16)
     quantized = quantize_dynamic(net, dtype=torch.float16)

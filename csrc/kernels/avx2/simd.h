@@ -56,6 +56,35 @@ struct Avx2 {
     for (; i < n; ++i) out[i] = x[i];
   }
 
+  static I32 add_i32(I32 a, I32 b) { return _mm256_add_epi32(a, b); }
+  static I32 mul_i32(I32 a, I32 b) { return _mm256_mullo_epi32(a, b); }
+  // 0 where both are zeros: the second operand.
+  static F32 max_0(F32 a) { return _mm256_max_ps(a, _mm256_setzero_ps()); }
+
+  // Grouped products: bytes of B (unsigned) times four bytes of A (signed) per lane, each as pairs of int16.
+  struct GroupB {
+    __m256i even, odd;
+  };
+  using GroupA = GroupB;
+  static GroupA broadcast_group(const int8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    const __m256i x = _mm256_set1_epi32(four);
+    return {_mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), _mm256_srai_epi16(x, 8)};
+  }
+  static GroupB split_bytes(__m256i x) {
+    return {_mm256_and_si256(x, _mm256_set1_epi16(0xFF)), _mm256_srli_epi16(x, 8)};
+  }
+  static GroupB group_bytes(const uint8_t* p) { return split_bytes(load_i32(reinterpret_cast<const int32_t*>(p))); }
+  static void group_nibbles(const uint8_t* p, GroupB& low, GroupB& high) {
+    const __m256i x = load_i32(reinterpret_cast<const int32_t*>(p)), mask = _mm256_set1_epi16(0x0F);
+    low = {_mm256_and_si256(x, mask), _mm256_and_si256(_mm256_srli_epi16(x, 8), mask)};
+    high = {_mm256_and_si256(_mm256_srli_epi16(x, 4), mask), _mm256_srli_epi16(x, 12)};
+  }
+  static I32 dot_group(I32 acc, GroupB b, GroupA a) {
+    return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(b.even, a.even), _mm256_madd_epi16(b.odd, a.odd)));
+  }
+
   static DwWeight load_dw(const uint8_t* p) {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};

@@ -90,6 +90,20 @@ struct Avx512Vnni {
   static I32 dot(I32 acc, I32 a, I32 b) { return _mm512_dpbusd_epi32(acc, a, b); }
   static void widen(const uint8_t*, int64_t, int16_t*) {}
 
+  static I32 add_i32(I32 a, I32 b) { return _mm512_add_epi32(a, b); }
+
+  // Grouped products: bytes of B (unsigned) times four bytes of A (signed) per lane.
+  using GroupA = __m512i;
+  using GroupB = __m512i;
+  static GroupA broadcast_group(const int8_t* p) { return broadcast_a(reinterpret_cast<const uint8_t*>(p)); }
+  static GroupB group_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static void group_nibbles(const uint8_t* p, GroupB& low, GroupB& high) {
+    const __m512i x = _mm512_loadu_si512(p), mask = _mm512_set1_epi8(0x0F);
+    low = _mm512_and_si512(x, mask);
+    high = _mm512_and_si512(_mm512_srli_epi16(x, 4), mask);
+  }
+  static I32 dot_group(I32 acc, GroupB b, GroupA a) { return _mm512_dpbusd_epi32(acc, b, a); }
+
   static DwWeight load_dw(const uint8_t* p) { return _mm512_loadu_si512(p); }
   static DwInput load_dw_input(const uint8_t* p) { return _mm512_loadu_si512(p); }
   static void store_dw_input(uint8_t* p, I32 mixed) { _mm512_storeu_si512(p, mixed); }

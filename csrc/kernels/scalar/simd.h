@@ -105,6 +105,46 @@ struct Scalar {
     for (int64_t i = 0; i < n; ++i) out[i] = x[i];
   }
 
+  static I32 add_i32(I32 a, I32 b) {
+    return each_i32([&](int i) {
+      return static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) + static_cast<uint32_t>(b.lane[i]));
+    });
+  }
+  static I32 mul_i32(I32 a, I32 b) {
+    return each_i32([&](int i) {
+      return static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) * static_cast<uint32_t>(b.lane[i]));
+    });
+  }
+  static F32 max_0(F32 a) {
+    return each_f32([&](int i) { return a.lane[i] > 0.0f ? a.lane[i] : 0.0f; });
+  }
+
+  // Grouped products: bytes of B (unsigned) times four bytes of A (signed) per lane.
+  using GroupA = I32;
+  using GroupB = I32;
+  static GroupA broadcast_group(const int8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return set_i32(four);
+  }
+  static GroupB group_bytes(const uint8_t* p) { return load_i32(reinterpret_cast<const int32_t*>(p)); }
+  static void group_nibbles(const uint8_t* p, GroupB& low, GroupB& high) {
+    const I32 x = group_bytes(p);
+    low = each_i32([&](int i) { return x.lane[i] & 0x0F0F0F0F; });
+    high = each_i32([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(x.lane[i]) >> 4 & 0x0F0F0F0FU); });
+  }
+  static I32 dot_group(I32 acc, GroupB b, GroupA a) {
+    uint8_t x[16];
+    int8_t y[16];
+    __builtin_memcpy(x, &b, 16);
+    __builtin_memcpy(y, &a, 16);
+    return each_i32([&](int i) {
+      int32_t sum = acc.lane[i];
+      for (int t = 0; t < 4; ++t) sum += x[4 * i + t] * y[4 * i + t];
+      return sum;
+    });
+  }
+
   static DwWeight load_dw(const uint8_t* p) {
     DwWeight w;
     __builtin_memcpy(&w, p, sizeof w);

@@ -3,6 +3,7 @@
 #include "depthwise.h"
 #include "dynamic.h"
 #include "elementwise.h"
+#include "grouped.h"
 #include "igemm.h"
 #include "peak.h"
 #include "pool.h"
@@ -33,6 +34,9 @@ constexpr KernelTable make_table(const char* name) {
       .add = add,
       .mul = mul,
       .lookup = lookup,
+      .grouped_scratch = grouped_scratch<V>,
+      .grouped = grouped<V>,
+      .quantize_group = quantize_group,
       .row_range = row_range,
       .lstm_gates = lstm_gates,
       .gru_gates = gru_gates,

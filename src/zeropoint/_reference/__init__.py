@@ -7,6 +7,7 @@ docs/numerics.md is written out. Native kernels are tested to equal these bit fo
 from zeropoint._reference.conv import conv2d, conv2d_pack
 from zeropoint._reference.dynamic import linear_dynamic, rnn_dynamic
 from zeropoint._reference.elementwise import add, lookup, mul
+from zeropoint._reference.grouped import linear_grouped, linear_grouped_pack
 from zeropoint._reference.linear import linear, linear_pack
 from zeropoint._reference.matmul import matmul
 from zeropoint._reference.normalization import normalize, softmax
@@ -29,6 +30,8 @@ __all__ = [
     "dequantize_per_tensor",
     "linear",
     "linear_dynamic",
+    "linear_grouped",
+    "linear_grouped_pack",
     "linear_pack",
     "lookup",
     "matmul",

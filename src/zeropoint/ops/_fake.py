@@ -106,6 +106,20 @@ def _linear_dynamic(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.
     return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=torch.float32, device=x.device)
 
 
+@_fake("linear_grouped_pack")
+def _linear_grouped_pack(weight: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    return weight.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
+
+
+@_fake("linear_grouped")
+def _linear_grouped(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.Tensor:
+    torch._check(
+        x.shape[-1] == weight.shape[1],
+        lambda: f"linear_grouped: x has {x.shape[-1]} features, the weight expects {weight.shape[1]}",
+    )
+    return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device=x.device)
+
+
 @_fake("rnn_dynamic")
 def _rnn_dynamic(
     x: torch.Tensor, batch_sizes: Any, h: torch.Tensor, c: torch.Tensor, *rest: Any

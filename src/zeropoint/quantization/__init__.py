@@ -182,6 +182,7 @@ from zeropoint.quantization.stubs import (
     QuantWrapper,
 )
 from zeropoint.quantization.utils import MatchAllNode, Pattern, get_combined_dict
+from zeropoint.quantization.weight_only import quantize_weight_only
 
 ObserverOrFakeQuantize = ObserverBase | FakeQuantizeBase
 
@@ -350,6 +351,7 @@ __all__ = [
     "quantize",
     "quantize_dynamic",
     "quantize_qat",
+    "quantize_weight_only",
     "swap_module",
     "weight_observer_range_neg_127_to_127",
 ]

@@ -30,7 +30,7 @@ _ON_INTEGERS = (
 _NO_OPERATION = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _QUANTIZED = (
     QuantizedOutput, nnq.Quantize, nnq.DeQuantize, nnq.ReLU, nnq.ReLU6, nnq.MaxPool2d, nnq.AvgPool2d, nnq.AdaptiveAvgPool2d,
-    _EmbeddingBase,
+    _EmbeddingBase, nnqd.WeightOnlyLinear,
 )  # fmt: skip
 
 REASON = "_float_reason"
@@ -39,7 +39,7 @@ REASON = "_float_reason"
 
 @dataclass(frozen=True)
 class LayerCoverage:
-    """One layer or call site: ``kind`` is "int8" or "float", ``reason`` says why it is float."""
+    """One layer or call site: ``kind`` is "int8" or "float", ``reason`` says why it is float, or what it computes in."""
 
     name: str
     type: str
@@ -83,6 +83,8 @@ def coverage(model: nn.Module) -> list[LayerCoverage]:
             inside.update(m for m in module.modules() if m is not module)
             half = _weights_stay_half(module)
             reason = "float16 weights: the product runs in float32" if half else ""
+            if isinstance(module, nnqd.WeightOnlyLinear):
+                reason = f"weights of {module.bits} bits, activations of {module.activation_bits}"
             layers.append(LayerCoverage(name, module._get_name(), "float" if half else "int8", reason))
             continue
         leaf = not any(True for child in module.children() if not isinstance(child, nnq.CallSites))

@@ -10,6 +10,7 @@ from zeropoint.nn.quantized.dynamic.conv import (
 )
 from zeropoint.nn.quantized.dynamic.linear import Linear
 from zeropoint.nn.quantized.dynamic.rnn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from zeropoint.nn.quantized.dynamic.weight_only import WeightOnlyLinear
 
 __all__ = [
     "GRU",
@@ -25,4 +26,5 @@ __all__ = [
     "LSTMCell",
     "Linear",
     "RNNCell",
+    "WeightOnlyLinear",
 ]

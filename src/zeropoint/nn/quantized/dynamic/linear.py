@@ -55,6 +55,9 @@ class Linear(StaticLinear):
     it. NaN in the input is real 0 in the product; infinities are an error, since they leave no range. bfloat16
     and float16 inputs give outputs of their dtype.
 
+    With ``group_size`` (None, or a multiple of 32 up to 256) each row has a symmetric range per group of inputs, so
+    that an outlier costs its group alone; ``quantize_dynamic(..., group_size=128)`` sets it.
+
     Weights of dtype float16 (``quantize_dynamic(dtype=torch.float16)``) stay float16 and the product is float32.
 
     Shape: [..., in_features] to [..., out_features]. Replaces ``torch.ao.nn.quantized.dynamic.Linear``; the
@@ -62,6 +65,8 @@ class Linear(StaticLinear):
     """
 
     per_row = False
+    _group_size: int | None = None
+    _grouped: tuple[torch.Tensor, torch.Tensor | None]  # scales and zero points as the grouped product takes them
     _float_weight: torch.Tensor | None = None
 
     def __init__(self, in_features: int, out_features: int, bias_: bool = True, dtype: Any = qint8) -> None:
@@ -78,6 +83,8 @@ class Linear(StaticLinear):
         if self._float_weight is not None:
             return f"{text}, dtype={self._float_weight.dtype}"
         text += f", dtype={qint8}, qscheme={self.weight().qscheme()}"
+        if self._group_size is not None:
+            return f"{text}, group_size={self._group_size}"
         return text + ", per_row=True" if self.per_row else text
 
     def set_weight_bias(self, w: Any, b: torch.Tensor | None) -> None:
@@ -102,8 +109,27 @@ class Linear(StaticLinear):
     def weight(self) -> Any:
         return self._weight if self._float_weight is None else self._float_weight
 
+    @property
+    def group_size(self) -> int | None:
+        return self._group_size
+
+    @group_size.setter
+    def group_size(self, value: int | None) -> None:
+        if value is not None and value not in range(32, 257, 32):
+            raise QuantizationError(f"Linear: group_size must be None or a multiple of 32 from 32 to 256, got {value}")
+        self._group_size, self._packed = value, None
+
     def pack(self) -> torch.Tensor:
         return torch.empty(0) if self._float_weight is not None else super().pack()
+
+    def _pack_weight(self) -> torch.Tensor:
+        if self._group_size is None:
+            return super()._pack_weight()
+        groups, zero_point = -(-self.in_features // self._group_size), self._w_zero_point
+        if zero_point is not None:
+            zero_point = zero_point.expand(self.out_features).float().unsqueeze(1).repeat(1, groups)
+        self._grouped = (self._w_scale.unsqueeze(1).contiguous(), zero_point)
+        return ops.linear_grouped_pack(self._int_weight, *self._grouped, self._group_size, 8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         # The usual case in as few steps as can be: a call costs about as much as a small product.
@@ -114,6 +140,11 @@ class Linear(StaticLinear):
         if self._float_weight is not None:
             out = torch.nn.functional.linear(value, self._float_weight.float(), self._bias)
             out = torch.relu(out) if self._relu else out
+        elif self._group_size is not None:
+            packed = self.pack()
+            out = ops.linear_grouped(
+                value, self._int_weight, packed, *self._grouped, self._bias, self._group_size, 8, 8, self._relu
+            )
         else:
             out = ops.linear_dynamic(
                 value, self._int_weight, self.pack(), self._w_scale, self._w_zero_point, self._bias, self.per_row, False,
@@ -129,12 +160,16 @@ class Linear(StaticLinear):
                 destination.pop(prefix + name)
         if self.per_row:
             destination[prefix + "per_row"] = torch.tensor(True)
+        if self._group_size is not None:
+            destination[prefix + "group_size"] = torch.tensor(self._group_size)
 
     def _state_names(self) -> tuple[str, ...]:
-        return (*super()._state_names(), "per_row")
+        return (*super()._state_names(), "per_row", "group_size")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         self.per_row = bool(state_dict.get(prefix + "per_row", False))
+        group_size = state_dict.get(prefix + "group_size")
+        self.group_size = None if group_size is None else int(group_size)
         weight = state_dict.get(prefix + "weight")
         if isinstance(weight, torch.Tensor) and not isinstance(weight, QTensor) and weight.dtype == torch.float16:
             self.set_weight_bias(weight, state_dict.get(prefix + "bias"))

@@ -1,0 +1,138 @@
+// zeropoint::linear_grouped: float activations times 8- or 4-bit weights with qparams per group of K.
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cmath>
+
+#include "../kernels/dispatch.h"
+#include "../pack/grouped_pack.h"
+#include "../torch_stable.h"
+
+namespace zeropoint {
+namespace {
+
+bool is_float(ScalarType t) { return t == ScalarType::Float || t == ScalarType::BFloat16 || t == ScalarType::Half; }
+
+void check_groups(const char* what, const Tensor& weight, const Tensor& scale, const OptionalTensor& zero_point,
+                  int64_t group_size) {
+  ZP_REQUIRE(weight.dim() == 2 && weight.scalar_type() == ScalarType::Char && weight.size(1) > 0,
+             std::string(what) + ": weight must be int8 [out_features, in_features]");
+  const int64_t groups = group_size > 0 ? (weight.size(1) + group_size - 1) / group_size : 0;
+  ZP_REQUIRE(scale.scalar_type() == ScalarType::Float && scale.is_contiguous() && scale.dim() == 2 &&
+                 scale.size(0) == weight.size(0) && (scale.size(1) == 1 || scale.size(1) == groups),
+             std::string(what) + ": w_scale must be contiguous float32 [out_features, 1 or " + std::to_string(groups) +
+                 " groups]");
+  ZP_REQUIRE(
+      !zero_point || (zero_point->scalar_type() == ScalarType::Float && zero_point->is_contiguous() &&
+                      zero_point->dim() == 2 && zero_point->size(0) == weight.size(0) && zero_point->size(1) == groups),
+      std::string(what) + ": w_zero_point must be contiguous float32 [out_features, " + std::to_string(groups) +
+          " groups]");
+}
+
+Tensor linear_grouped_pack(Tensor weight, Tensor w_scale, OptionalTensor w_zero_point, int64_t group_size,
+                           int64_t w_bits) {
+  check_groups("linear_grouped_pack", weight, w_scale, w_zero_point, group_size);
+  const GroupedHeader h = plan_grouped(weight.size(0), weight.size(1), w_bits, group_size, w_scale.size(1) > 1,
+                                       w_zero_point.has_value(), kernels());
+  Tensor blob = empty_contiguous({h.total_bytes}, ScalarType::Byte);
+  pack_grouped(h, static_cast<const int8_t*>(weight.data_ptr()), weight.stride(0), weight.stride(1),
+               static_cast<const float*>(w_scale.data_ptr()),
+               w_zero_point ? static_cast<const float*>(w_zero_point->data_ptr()) : nullptr, bytes(blob));
+  return blob;
+}
+
+// Row `i` of x as float32; `buffer` holds it where x has another dtype.
+const float* row_of(const Tensor& x, int64_t i, int64_t k, float* buffer) {
+  if (x.scalar_type() == ScalarType::Float) return static_cast<const float*>(x.data_ptr()) + i * k;
+  if (x.scalar_type() == ScalarType::BFloat16) {
+    const auto* source = static_cast<const uint16_t*>(x.data_ptr()) + i * k;
+    for (int64_t j = 0; j < k; ++j) {
+      const uint32_t wide = static_cast<uint32_t>(source[j]) << 16;
+      __builtin_memcpy(buffer + j, &wide, 4);
+    }
+  } else {
+    const auto* source = static_cast<const torch::headeronly::Half*>(x.data_ptr()) + i * k;
+    for (int64_t j = 0; j < k; ++j) buffer[j] = static_cast<float>(source[j]);
+  }
+  return buffer;
+}
+
+Tensor linear_grouped(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTensor w_zero_point,
+                      OptionalTensor bias, int64_t group_size, int64_t w_bits, int64_t x_bits, bool relu) {
+  constexpr const char* what = "linear_grouped";
+  const KernelTable& kernel = kernels();
+  ZP_REQUIRE(is_float(x.scalar_type()) && x.dim() >= 1,
+             "linear_grouped: x must be float32, bfloat16 or float16 [..., in_features]");
+  ZP_REQUIRE(x_bits == 8 || x_bits == 15,
+             "linear_grouped: activations have 8 or 15 bits, got " + std::to_string(x_bits));
+  const GroupedHeader& h = read_grouped(bytes(packed), packed.numel(), kernel, what);
+  check_groups(what, weight, w_scale, w_zero_point, group_size);
+  ZP_REQUIRE(h.n == weight.size(0) && h.k == weight.size(1) && h.group_size == group_size && h.bits == w_bits &&
+                 (h.group_scales != 0) == (w_scale.size(1) > 1) && (h.zero_points != 0) == w_zero_point.has_value(),
+             "linear_grouped: weight and packed disagree in shape, bits or groups");
+  ZP_REQUIRE(x.size(-1) == h.k, "linear_grouped: x has " + std::to_string(x.size(-1)) +
+                                    " features in its last dimension, the weight expects " + std::to_string(h.k));
+  ZP_REQUIRE(!bias || (bias->scalar_type() == ScalarType::Float && bias->is_contiguous() && bias->numel() == h.n),
+             "linear_grouped: bias must be contiguous float32 with " + std::to_string(h.n) + " values");
+  x = to_contiguous(x);
+  const int64_t k = h.k, n = h.n, groups = h.groups(), k_padded = h.k_padded(), m = x.numel() / k;
+  const int terms = x_bits == 15 ? 2 : 1;
+  std::vector<int64_t> sizes = sizes_of(x);
+  sizes.back() = n;
+  Tensor out = empty_contiguous(sizes, ScalarType::Float);
+  if (m == 0 || n == 0) return x.scalar_type() == ScalarType::Float ? out : torch::stable::to(out, x.scalar_type());
+
+  auto* data = reinterpret_cast<int8_t*>(scratch(Scratch::kInput, static_cast<size_t>(m * terms * k_padded)));
+  auto* scale = reinterpret_cast<float*>(scratch(Scratch::kRows, static_cast<size_t>(m * groups) * 8));
+  auto* sum = reinterpret_cast<int32_t*>(scale + m * groups);
+  parallel(m, k, [&](int64_t begin, int64_t end) {
+    auto* buffer = reinterpret_cast<float*>(scratch(Scratch::kWorker, static_cast<size_t>(k) * 4));
+    for (int64_t i = begin; i < end; ++i) {
+      const float* row = row_of(x, i, k, buffer);
+      int8_t* high = data + i * terms * k_padded;
+      for (int64_t g = 0; g < groups; ++g) {
+        const int64_t first = g * group_size, real = std::min(group_size, k - first);
+        kernel.quantize_group(row + first, real, std::min(group_size, k_padded - first), high + first,
+                              terms == 2 ? high + k_padded + first : nullptr, scale + i * groups + g,
+                              sum + i * groups + g);
+      }
+    }
+  });
+  for (int64_t i = 0; i < m * groups; ++i)
+    ZP_REQUIRE(std::isfinite(scale[i]),
+               "linear_grouped: the input has infinite values, which leave no range to quantize to");
+
+  GroupedParams p = {};
+  p.a = data;
+  p.a_scale = scale;
+  p.a_sum = sum;
+  p.k_padded = k_padded;
+  p.group_size = group_size;
+  p.groups = groups;
+  p.terms = terms;
+  p.bits = h.bits;
+  p.offset = h.offset();
+  p.group_scales = h.group_scales != 0;
+  p.zero_points = h.zero_points != 0;
+  p.b = bytes(packed) + kGroupedDataOffset;
+  p.column_scale = static_cast<const float*>(w_scale.data_ptr());
+  p.column_bias = bias ? static_cast<const float*>(bias->data_ptr()) : nullptr;
+  p.relu = relu;
+  p.n = n;
+  p.out = static_cast<float*>(out.data_ptr());
+  p.out_stride = n;
+  const int64_t columns = static_cast<int64_t>(h.lanes) * h.panel_vectors, panels = (n + columns - 1) / columns;
+  const size_t worker = kernel.grouped_scratch(p);
+  parallel(panels, m * terms * k * columns / 32,
+           [&](int64_t begin, int64_t end) { kernel.grouped(p, 0, m, begin, end, scratch(Scratch::kWorker, worker)); });
+  return x.scalar_type() == ScalarType::Float ? out : torch::stable::to(out, x.scalar_type());
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
+  m.impl("linear_grouped_pack", TORCH_BOX(&linear_grouped_pack));
+  m.impl("linear_grouped", TORCH_BOX(&linear_grouped));
+}
+
+}  // namespace zeropoint
