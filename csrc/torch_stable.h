@@ -107,7 +107,7 @@ inline bool same_layout(const Tensor& a, const Tensor& b) {
 
 // Per-thread memory that only grows: steady state allocates nothing but outputs. Slots keep the uses of
 // one call apart; the calling thread also works in parallel_for.
-enum class Scratch { kWorker, kEpilogue, kColumns, kInput, kRows, kCount };
+enum class Scratch { kWorker, kEpilogue, kColumns, kInput, kRows, kState, kStateRows, kBounds, kGates, kCount };
 inline uint8_t* scratch(Scratch slot, size_t size) {
   static thread_local std::vector<uint8_t> buffers[static_cast<int>(Scratch::kCount)];
   auto& buffer = buffers[static_cast<int>(slot)];

@@ -147,9 +147,10 @@ struct KernelTable {
   void (*quantize_group)(const float* x, int64_t n, int64_t padded, int8_t* high, int8_t* low, float* scale,
                          int32_t* sum);
   void (*row_range)(const float* x, int64_t n, float* lo, float* hi);
-  void (*lstm_gates)(const float* from_input, const float* from_state, int64_t hidden, float* h, float* c);
-  void (*gru_gates)(const float* from_input, const float* from_state, int64_t hidden, float* h);
-  void (*rnn_gates)(const float* from_input, const float* from_state, int64_t hidden, bool relu, float* h);
+  void (*lstm_gates)(const float* from_input, const float* from_state, int64_t hidden, int64_t count, float* h,
+                     float* c);
+  void (*gru_gates)(const float* from_input, const float* from_state, int64_t hidden, int64_t count, float* h);
+  void (*rnn_gates)(const float* from_input, const float* from_state, int64_t count, bool relu, float* h);
   int32_t (*dot_peak)(int64_t iterations);  // for benchmarks: dot_peak_ops additions and multiplications each
   int64_t dot_peak_ops;
 };

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "gemm.h"
+#include "team.h"
 
 namespace zeropoint {
 namespace {
@@ -14,12 +15,9 @@ struct RowQparams {
 };
 
 // choose_qparams for quint8, affine, over [lo, hi] that holds 0 (tensor/_qparams.py).
-RowQparams choose(const char* what, float lo, float hi, float levels) {
-  ZP_REQUIRE(std::isfinite(lo) && std::isfinite(hi),
-             std::string(what) + ": the input has infinite values, which leave no range to quantize to");
+RowQparams choose(float lo, float hi, float levels) {
   RowQparams q;
   q.scale = std::max((hi - lo) / levels, kEps);
-  ZP_REQUIRE(std::isfinite(q.scale), std::string(what) + ": the range of the input overflows float32");
   q.inverse = 1.0f / q.scale;
   const float shift = std::nearbyint(lo / q.scale);
   q.zero_point = static_cast<int32_t>(std::min(std::max(0.0f - shift, 0.0f), levels));
@@ -67,53 +65,79 @@ struct DynamicWeight {
   }
 };
 
-// out [m, n] from x [m, k].
-void run(const char* what, const KernelTable& kernel, const DynamicWeight& w, const float* x, int64_t m, bool per_row,
-         float levels, bool relu, float* out) {
-  const int64_t k = w.header->kc, n = w.header->n;
-  if (m == 0 || n == 0) return;
-  // Per row: low, high, scale, inverse and zero point.
-  auto* low = reinterpret_cast<float*>(scratch(Scratch::kRows, static_cast<size_t>(m) * 20));
-  float *high = low + m, *scale = high + m, *inverse = scale + m;
-  auto* zero_point = reinterpret_cast<int32_t*>(inverse + m);
-  parallel(m, k, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) kernel.row_range(x + i * k, k, low + i, high + i);
-  });
-  if (!per_row)
-    for (int64_t i = 1; i < m; ++i) {
-      low[0] = std::min(low[0], low[i]);
-      high[0] = std::max(high[0], high[i]);
-    }
-  RowQparams q = {};
-  for (int64_t i = 0; i < m; ++i) {
-    if (per_row || i == 0) q = choose(what, low[i], high[i], levels);
-    scale[i] = q.scale;
-    inverse[i] = q.inverse;
-    zero_point[i] = q.zero_point;
+// Quantized rows in this thread's scratch.
+struct Rows {
+  uint8_t* data;
+  float *low, *high, *scale, *inverse;
+  int32_t* zero_point;
+
+  Rows(int64_t m, uint8_t* bytes, Scratch qparams) : data(bytes) {
+    low = reinterpret_cast<float*>(scratch(qparams, static_cast<size_t>(m) * 20));
+    high = low + m;
+    scale = high + m;
+    inverse = scale + m;
+    zero_point = reinterpret_cast<int32_t*>(inverse + m);
   }
-  uint8_t* data = scratch(Scratch::kInput, static_cast<size_t>(m * k) + 4);
-  parallel(m, k, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) kernel.quantize_u8(x + i * k, k, inverse[i], zero_point[i], 0, data + i * k);
-  });
+
+  // From ranges to qparams; false where a range is not finite.
+  bool choose_all(int64_t m, bool per_row, float levels) {
+    if (!per_row)
+      for (int64_t i = 1; i < m; ++i) {
+        low[0] = std::min(low[0], low[i]);
+        high[0] = std::max(high[0], high[i]);
+      }
+    RowQparams q = {};
+    for (int64_t i = 0; i < m; ++i) {
+      if (per_row || i == 0) q = choose(low[i], high[i], levels);
+      if (!std::isfinite(q.scale)) return false;  // also where a bound is infinite
+      scale[i] = q.scale;
+      inverse[i] = q.inverse;
+      zero_point[i] = q.zero_point;
+    }
+    return true;
+  }
+};
+
+[[noreturn]] void no_range(const char* what) {
+  throw std::invalid_argument(std::string(what) +
+                              ": the input has infinite values, which leave no range to quantize to, or a range that "
+                              "overflows float32");
+}
+
+// The product of the rows from `first` on.
+IgemmParams product(const DynamicWeight& w, const Rows& rows, int64_t first, bool relu, float* out) {
   IgemmParams p = {};
-  p.a = data;
-  p.a_stride = k;
+  p.a = rows.data + first * w.header->kc;
+  p.a_stride = w.header->kc;
   p.unique_taps = 1;
   p.taps = w.header->repeats;
-  p.kc = k;
+  p.kc = w.header->kc;
   p.b = w.blob + w.header->data_offset;
-  p.n = n;
+  p.n = w.header->n;
   p.out = out;
-  p.out_stride = n;
+  p.out_stride = w.header->n;
   p.epilogue.output = Epilogue::Output::kRowF32;
   p.epilogue.init = w.zeros;
-  p.epilogue.row_scale = scale;
-  p.epilogue.row_zero_point = zero_point;
+  p.epilogue.row_scale = rows.scale + first;
+  p.epilogue.row_zero_point = rows.zero_point + first;
   p.epilogue.column_sums = column_sums(w.blob);
   p.epilogue.column_scale = w.scale;
   p.epilogue.column_bias = w.bias;
   p.epilogue.relu = relu;
-  run_igemm(kernel, p, m);
+  return p;
+}
+
+// Quantizes x [m, k] on all threads.
+void quantize_rows(const char* what, const KernelTable& kernel, const float* x, int64_t m, int64_t k, bool per_row,
+                   float levels, Rows& rows) {
+  parallel(m, k, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) kernel.row_range(x + i * k, k, rows.low + i, rows.high + i);
+  });
+  if (!rows.choose_all(m, per_row, levels)) no_range(what);
+  parallel(m, k, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      kernel.quantize_u8(x + i * k, k, rows.inverse[i], rows.zero_point[i], 0, rows.data + i * k);
+  });
 }
 
 const float* floats(const Tensor& t) { return static_cast<const float*>(t.data_ptr()); }
@@ -132,8 +156,11 @@ Tensor linear_dynamic(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, Op
   std::vector<int64_t> sizes = sizes_of(x);
   sizes.back() = w.header->n;
   Tensor out = empty_contiguous(sizes, ScalarType::Float);
-  run(what, kernel, w, floats(x), x.numel() / w.header->kc, per_row, reduce_range ? 127.0f : 255.0f, relu,
-      static_cast<float*>(out.data_ptr()));
+  const int64_t k = w.header->kc, m = x.numel() / k;
+  if (m == 0 || w.header->n == 0) return out;
+  Rows rows(m, scratch(Scratch::kInput, static_cast<size_t>(m * k) + 4), Scratch::kRows);
+  quantize_rows(what, kernel, floats(x), m, k, per_row, reduce_range ? 127.0f : 255.0f, rows);
+  run_igemm(kernel, product(w, rows, 0, relu, static_cast<float*>(out.data_ptr())), m);
   return out;
 }
 
@@ -168,35 +195,96 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
   h = torch::stable::clone(to_contiguous(h));
   c = torch::stable::clone(to_contiguous(c));
   Tensor out = empty_contiguous({total, hidden}, ScalarType::Float);
-  Tensor inputs = empty_contiguous({total, gates * hidden}, ScalarType::Float);
-  Tensor states = empty_contiguous({batch, gates * hidden}, ScalarType::Float);
-  auto* a = static_cast<float*>(inputs.data_ptr());
-  auto* b = static_cast<float*>(states.data_ptr());
   auto* hp = static_cast<float*>(h.data_ptr());
   auto* cp = static_cast<float*>(c.data_ptr());
   auto* op = static_cast<float*>(out.data_ptr());
-  run(what, kernel, from_input, floats(x), total, per_row, 255.0f, false, a);
   const auto steps = static_cast<int64_t>(batch_sizes.size());
-  int64_t at = reverse ? total : 0;
-  for (int64_t s = 0; s < steps; ++s) {
-    const int64_t n = batch_sizes[static_cast<size_t>(reverse ? steps - 1 - s : s)];
-    if (reverse) at -= n;
-    run(what, kernel, from_state, hp, n, per_row, 255.0f, false, b);
-    const float* ap = a + at * gates * hidden;
-    parallel(n, gates * hidden * 16, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const float *ai = ap + i * gates * hidden, *bi = b + i * gates * hidden;
-        if (kind == kLstm)
-          kernel.lstm_gates(ai, bi, hidden, hp + i * hidden, cp + i * hidden);
-        else if (kind == kGru)
-          kernel.gru_gates(ai, bi, hidden, hp + i * hidden);
-        else
-          kernel.rnn_gates(ai, bi, hidden, kind == kRelu, hp + i * hidden);
+  const int64_t features = from_input.header->kc, columns = gates * hidden;
+  Rows inputs(total, scratch(Scratch::kInput, static_cast<size_t>(total * features) + 4), Scratch::kRows);
+  quantize_rows(what, kernel, floats(x), total, features, per_row, 255.0f, inputs);
+  // The inputs' product runs some steps ahead: enough rows to multiply well, few enough to stay in the cache.
+  const int64_t ahead = std::max<int64_t>(batch + 48, (int64_t{1} << 17) / std::max<int64_t>(columns, 1));
+  auto* a = reinterpret_cast<float*>(scratch(Scratch::kGates, static_cast<size_t>((ahead + 2 * batch) * columns) * 4));
+  float* b = a + (ahead + batch) * columns;
+  uint8_t* shared = scratch(Scratch::kState, static_cast<size_t>(batch * hidden) + 4);  // the quantized state
+  const int64_t panel_cols = static_cast<int64_t>(kernel.lanes) * kernel.panel_vectors;
+  const int64_t panels = (columns + panel_cols - 1) / panel_cols;
+  // Where panels end with gates, a member takes the same units of each gate: what it multiplies it also activates.
+  const bool aligned = hidden % panel_cols == 0;
+  const int64_t unit_step = aligned ? panel_cols : 16, blocks = (hidden + unit_step - 1) / unit_step;
+  // A step below this many multiply-adds is over before a second thread is there.
+  const bool small = total / std::max<int64_t>(steps, 1) * hidden * columns < 32768;
+  const int64_t threads = small ? 1 : std::min<int64_t>(torch::stable::get_num_threads(), blocks);
+  auto* bounds = reinterpret_cast<float*>(scratch(Scratch::kBounds, static_cast<size_t>(threads * batch) * 8));
+  std::atomic<bool> finite{true};
+  Team::run(threads, [&](int rank, int size, Team& team) {
+    const int64_t block0 = blocks * rank / size, block1 = blocks * (rank + 1) / size;
+    const int64_t unit0 = block0 * unit_step, units = std::min(hidden, block1 * unit_step) - unit0;
+    const auto multiply = [&](const IgemmParams& p, int64_t m) {
+      uint8_t* worker = scratch(Scratch::kWorker, kernel.igemm_scratch(p));
+      if (aligned) {
+        for (int64_t g = 0; g < gates; ++g) kernel.igemm(p, 0, m, g * blocks + block0, g * blocks + block1, worker);
+      } else {
+        kernel.igemm(p, 0, m, panels * rank / size, panels * (rank + 1) / size, worker);
       }
-    });
-    std::copy(hp, hp + n * hidden, op + at * hidden);
-    if (!reverse) at += n;
-  }
+    };
+    const auto size_of = [&](int64_t s) { return batch_sizes[static_cast<size_t>(reverse ? steps - 1 - s : s)]; };
+    Rows state(batch, shared, Scratch::kStateRows);
+    // The state of n rows, quantized to their ranges: each member takes its units, and they exchange bounds and bytes.
+    const auto quantize_state = [&](int64_t n) {
+      float* mine = bounds + rank * 2 * batch;
+      for (int64_t i = 0; i < n; ++i) {
+        mine[2 * i] = mine[2 * i + 1] = 0.0f;
+        if (units > 0) kernel.row_range(hp + i * hidden + unit0, units, mine + 2 * i, mine + 2 * i + 1);
+      }
+      team.barrier();
+      for (int64_t i = 0; i < n; ++i) {
+        state.low[i] = state.high[i] = 0.0f;
+        for (int other = 0; other < size; ++other) {
+          const float* theirs = bounds + (other * batch + i) * 2;
+          state.low[i] = std::min(state.low[i], theirs[0]);
+          state.high[i] = std::max(state.high[i], theirs[1]);
+        }
+      }
+      if (!state.choose_all(n, per_row, 255.0f)) return false;  // all members see the same bounds
+      for (int64_t i = 0; i < n && units > 0; ++i)
+        kernel.quantize_u8(hp + i * hidden + unit0, units, state.inverse[i], state.zero_point[i], 0,
+                           shared + i * hidden + unit0);
+      team.barrier();
+      return true;
+    };
+    int64_t at = reverse ? total : 0;  // row of x where the next step starts, or, reversed, ends
+    int64_t first = 0, ready = 0;      // rows [first, first + ready) have their product in a
+    for (int64_t s = 0; s < steps; ++s) {
+      const int64_t n = size_of(s);
+      if (!quantize_state(n)) {
+        finite = false;
+        return;
+      }
+      if (reverse) at -= n;
+      if (at < first || at >= first + ready) {
+        ready = 0;
+        for (int64_t t = s; t < steps && ready < ahead; ++t) ready += size_of(t);
+        first = reverse ? at + n - ready : at;
+        multiply(product(from_input, inputs, first, false, a), ready);
+      }
+      multiply(product(from_state, state, 0, false, b), n);
+      if (!aligned) team.barrier();  // members need each other's columns
+      for (int64_t i = 0; i < n && units > 0; ++i) {
+        const float *ai = a + (at - first + i) * columns + unit0, *bi = b + i * columns + unit0;
+        float* hi = hp + i * hidden + unit0;
+        if (kind == kLstm)
+          kernel.lstm_gates(ai, bi, hidden, units, hi, cp + i * hidden + unit0);
+        else if (kind == kGru)
+          kernel.gru_gates(ai, bi, hidden, units, hi);
+        else
+          kernel.rnn_gates(ai, bi, units, kind == kRelu, hi);
+        std::copy(hi, hi + units, op + (at + i) * hidden + unit0);
+      }
+      if (!reverse) at += n;
+    }
+  });
+  if (!finite) no_range(what);
   return {out, h, c};
 }
 

@@ -36,7 +36,17 @@ struct Avx2 {
   static F32 to_f32(I32 v) { return _mm256_cvtepi32_ps(v); }
   static F32 mul(F32 a, F32 b) { return _mm256_mul_ps(a, b); }
   static F32 add(F32 a, F32 b) { return _mm256_add_ps(a, b); }
+  static F32 sub(F32 a, F32 b) { return _mm256_sub_ps(a, b); }
+  static F32 div(F32 a, F32 b) { return _mm256_div_ps(a, b); }
+  static F32 fma(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a, b, c); }
+  // 2^n from the float n + 1.5 * 2^23, whose low bits are n.
+  static F32 power_of_2(F32 shifted) {
+    const I32 n = _mm256_sub_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(0x4B400000 - 127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(n, 23));
+  }
+  // The second operand where one is NaN.
   static F32 min(F32 a, F32 b) { return _mm256_min_ps(a, b); }
+  static F32 max(F32 a, F32 b) { return _mm256_max_ps(a, b); }
   static I32 round_i32(F32 v) { return _mm256_cvtps_epi32(v); }
 
   // Keeps v in a register, opaque to the optimiser.

@@ -63,7 +63,17 @@ struct Avx512Vnni {
   static F32 to_f32(I32 v) { return _mm512_cvtepi32_ps(v); }
   static F32 mul(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
   static F32 add(F32 a, F32 b) { return _mm512_add_ps(a, b); }
+  static F32 sub(F32 a, F32 b) { return _mm512_sub_ps(a, b); }
+  static F32 div(F32 a, F32 b) { return _mm512_div_ps(a, b); }
+  static F32 fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c); }
+  // 2^n from the float n + 1.5 * 2^23, whose low bits are n.
+  static F32 power_of_2(F32 shifted) {
+    const I32 n = _mm512_sub_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(0x4B400000 - 127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(n, 23));
+  }
+  // The second operand where one is NaN.
   static F32 min(F32 a, F32 b) { return _mm512_min_ps(a, b); }
+  static F32 max(F32 a, F32 b) { return _mm512_max_ps(a, b); }
   // 0 where both are zeros: the second operand.
   static F32 max_0(F32 a) { return _mm512_max_ps(a, _mm512_setzero_ps()); }
   static I32 mul_i32(I32 a, I32 b) { return _mm512_mullo_epi32(a, b); }

@@ -69,8 +69,31 @@ struct Scalar {
   static F32 add(F32 a, F32 b) {
     return each_f32([&](int i) { return a.lane[i] + b.lane[i]; });
   }
+  static F32 sub(F32 a, F32 b) {
+    return each_f32([&](int i) { return a.lane[i] - b.lane[i]; });
+  }
+  static F32 div(F32 a, F32 b) {
+    return each_f32([&](int i) { return a.lane[i] / b.lane[i]; });
+  }
+  static F32 fma(F32 a, F32 b, F32 c) {
+    return each_f32([&](int i) { return __builtin_fmaf(a.lane[i], b.lane[i], c.lane[i]); });
+  }
+  // 2^n from the float n + 1.5 * 2^23, whose low bits are n.
+  static F32 power_of_2(F32 shifted) {
+    return each_f32([&](int i) {
+      uint32_t bits;
+      __builtin_memcpy(&bits, &shifted.lane[i], 4);
+      bits = (bits - (0x4B400000U - 127U)) << 23;
+      float power;
+      __builtin_memcpy(&power, &bits, 4);
+      return power;
+    });
+  }
   static F32 min(F32 a, F32 b) {
     return each_f32([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+  }
+  static F32 max(F32 a, F32 b) {
+    return each_f32([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
   }
   // Half to even by the shift of elementwise.h; below -2^21 every narrowing saturates alike.
   static I32 round_i32(F32 v) {

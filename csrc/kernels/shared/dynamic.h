@@ -6,26 +6,38 @@
 namespace zeropoint {
 namespace {
 
-// Range of x together with 0; NaN counts as 0, infinities come out. Sixteen chains, so that it vectorises
-// without reordering a reduction (minimum and maximum do not depend on the order).
+// Range of x together with 0; NaN counts as 0, infinities come out. Minimum and maximum do not depend on the order.
+template <class V>
 void row_range(const float* x, int64_t n, float* lo, float* hi) {
-  float low[16] = {}, high[16] = {};
+  constexpr int kChains = 4;
+  typename V::F32 low[kChains], high[kChains];
+#pragma GCC unroll 4
+  for (int j = 0; j < kChains; ++j) low[j] = high[j] = V::set_f32(0.0f);
   int64_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (int j = 0; j < 16; ++j) {
-      const float v = x[i + j];
-      low[j] = v < low[j] ? v : low[j];
-      high[j] = v > high[j] ? v : high[j];
+  for (; i + kChains * V::kLanes <= n; i += kChains * V::kLanes)
+#pragma GCC unroll 4
+    for (int j = 0; j < kChains; ++j) {
+      const typename V::F32 v = V::load_f32(x + i + j * V::kLanes);
+      low[j] = V::min(v, low[j]);  // the second operand where v is NaN
+      high[j] = V::max(v, high[j]);
     }
-  for (; i < n; ++i) {
-    low[0] = x[i] < low[0] ? x[i] : low[0];
-    high[0] = x[i] > high[0] ? x[i] : high[0];
+#pragma GCC unroll 4
+  for (int j = 1; j < kChains; ++j) {
+    low[0] = V::min(low[j], low[0]);
+    high[0] = V::max(high[j], high[0]);
   }
-  *lo = low[0];
-  *hi = high[0];
-  for (int j = 1; j < 16; ++j) {
-    *lo = low[j] < *lo ? low[j] : *lo;
-    *hi = high[j] > *hi ? high[j] : *hi;
+  alignas(64) float lows[V::kLanes], highs[V::kLanes];
+  V::store_f32(lows, low[0]);
+  V::store_f32(highs, high[0]);
+  for (; i < n; ++i) {
+    lows[0] = x[i] < lows[0] ? x[i] : lows[0];
+    highs[0] = x[i] > highs[0] ? x[i] : highs[0];
+  }
+  *lo = lows[0];
+  *hi = highs[0];
+  for (int j = 1; j < V::kLanes; ++j) {
+    *lo = lows[j] < *lo ? lows[j] : *lo;
+    *hi = highs[j] > *hi ? highs[j] : *hi;
   }
 }
 
@@ -43,66 +55,102 @@ inline void dequantize_row(const int32_t* __restrict acc, const int32_t* __restr
   }
 }
 
-// exp in float32 by 2^n * p(r), r within half a ln 2; x is clamped to +-87 so that 2^n is a normal number.
-// NaN stays NaN through the polynomial.
-inline float gate_exp(float x) {
-  x = x > 87.0f ? 87.0f : x;
-  x = x < -87.0f ? -87.0f : x;
-  const float shifted = x * 1.44269504f + 12582912.0f;
-  int32_t bits;
-  __builtin_memcpy(&bits, &shifted, 4);
-  const float n = shifted - 12582912.0f;
-  const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = (p * r) * r + r;
-  p = p + 1.0f;
-  const int32_t power = (bits - 0x4B400000 + 127) << 23;
-  float scale;
-  __builtin_memcpy(&scale, &power, 4);
-  return p * scale;
+// exp in float32 by 2^n * p(r), r within half a ln 2; x is clamped to +-43, so that products of two stay finite.
+// NaN stays NaN: it is the second operand of both comparisons. Fused multiply-adds are part of the formula.
+template <class V>
+inline typename V::F32 gate_exp(typename V::F32 x) {
+  const auto f = [](float value) { return V::set_f32(value); };
+  x = V::max(f(-43.0f), V::min(f(43.0f), x));
+  const typename V::F32 shifted = V::fma(x, f(1.44269504f), f(12582912.0f));
+  const typename V::F32 n = V::sub(shifted, f(12582912.0f));
+  const typename V::F32 r = V::fma(n, f(2.12194440e-4f), V::fma(n, f(-0.693359375f), x));
+  typename V::F32 p = V::fma(r, f(1.9875691500e-4f), f(1.3981999507e-3f));
+  p = V::fma(p, r, f(8.3334519073e-3f));
+  p = V::fma(p, r, f(4.1665795894e-2f));
+  p = V::fma(p, r, f(1.6666665459e-1f));
+  p = V::fma(p, r, f(5.0000001201e-1f));
+  p = V::add(V::fma(V::mul(p, r), r, r), f(1.0f));
+  return V::mul(p, V::power_of_2(shifted));
 }
-inline float gate_sigmoid(float x) { return 1.0f / (1.0f + gate_exp(-x)); }
-inline float gate_tanh(float x) { return 1.0f - 2.0f / (gate_exp(2.0f * x) + 1.0f); }
 
-// a, b: gates from the input and from the state, [4 * hidden] in the order i, f, g, o.
-void lstm_gates(const float* __restrict a, const float* __restrict b, int64_t hidden, float* __restrict h,
-                float* __restrict c) {
-  for (int64_t i = 0; i < hidden; ++i) {
-    const float in = gate_sigmoid(a[i] + b[i]);
-    const float forget = gate_sigmoid(a[hidden + i] + b[hidden + i]);
-    const float cell = gate_tanh(a[2 * hidden + i] + b[2 * hidden + i]);
-    const float out = gate_sigmoid(a[3 * hidden + i] + b[3 * hidden + i]);
-    const float kept = forget * c[i], added = in * cell;
-    c[i] = kept + added;
-    h[i] = out * gate_tanh(c[i]);
+// 1 + exp(-x): sigmoid(x) is 1 over it.
+template <class V>
+inline typename V::F32 sigmoid_divisor(typename V::F32 x) {
+  return V::add(V::set_f32(1.0f), gate_exp<V>(V::sub(V::set_f32(0.0f), x)));
+}
+// tanh(x) is `above` / `below`.
+template <class V>
+inline void tanh_ratio(typename V::F32 x, typename V::F32& above, typename V::F32& below) {
+  const typename V::F32 e = gate_exp<V>(V::add(x, x)), one = V::set_f32(1.0f);
+  above = V::sub(e, one);
+  below = V::add(e, one);
+}
+
+// The first `n` lanes of memory; the others 0.
+template <class V>
+inline typename V::F32 load_lanes(const float* p, int64_t n) {
+  if (n >= V::kLanes) return V::load_f32(p);
+  alignas(64) float lanes[V::kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return V::load_f32(lanes);
+}
+template <class V>
+inline void store_lanes(float* p, typename V::F32 x, int64_t n) {
+  if (n >= V::kLanes) return V::store_f32(p, x);
+  alignas(64) float lanes[V::kLanes];
+  V::store_f32(lanes, x);
+  for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+// Sigmoids and tanhs that are multiplied share a division. The first `count` of `hidden` units; a, b: gates from the
+// input and from the state, [4 * hidden] in the order i, f, g, o.
+template <class V>
+void lstm_gates(const float* a, const float* b, int64_t hidden, int64_t count, float* h, float* c) {
+  for (int64_t i = 0; i < count; i += V::kLanes) {
+    const int64_t n = count - i;
+    const auto gate = [&](int64_t g) {
+      return V::add(load_lanes<V>(a + g * hidden + i, n), load_lanes<V>(b + g * hidden + i, n));
+    };
+    typename V::F32 above, below;
+    tanh_ratio<V>(gate(2), above, below);
+    const typename V::F32 added = V::div(above, V::mul(sigmoid_divisor<V>(gate(0)), below));
+    const typename V::F32 kept = V::div(load_lanes<V>(c + i, n), sigmoid_divisor<V>(gate(1)));
+    const typename V::F32 now = V::add(kept, added);
+    tanh_ratio<V>(now, above, below);
+    store_lanes<V>(c + i, now, n);
+    store_lanes<V>(h + i, V::div(above, V::mul(sigmoid_divisor<V>(gate(3)), below)), n);
   }
 }
 
 // Gates in the order r, z, n.
-void gru_gates(const float* __restrict a, const float* __restrict b, int64_t hidden, float* __restrict h) {
-  for (int64_t i = 0; i < hidden; ++i) {
-    const float reset = gate_sigmoid(a[i] + b[i]);
-    const float update = gate_sigmoid(a[hidden + i] + b[hidden + i]);
-    const float from_state = reset * b[2 * hidden + i];
-    const float fresh = gate_tanh(a[2 * hidden + i] + from_state);
-    const float kept = update * (h[i] - fresh);
-    h[i] = fresh + kept;
+template <class V>
+void gru_gates(const float* a, const float* b, int64_t hidden, int64_t count, float* h) {
+  for (int64_t i = 0; i < count; i += V::kLanes) {
+    const int64_t n = count - i;
+    const auto gate = [&](int64_t g) {
+      return V::add(load_lanes<V>(a + g * hidden + i, n), load_lanes<V>(b + g * hidden + i, n));
+    };
+    const typename V::F32 from_state = V::div(load_lanes<V>(b + 2 * hidden + i, n), sigmoid_divisor<V>(gate(0)));
+    typename V::F32 above, below;
+    tanh_ratio<V>(V::add(load_lanes<V>(a + 2 * hidden + i, n), from_state), above, below);
+    const typename V::F32 fresh = V::div(above, below);
+    const typename V::F32 kept = V::div(V::sub(load_lanes<V>(h + i, n), fresh), sigmoid_divisor<V>(gate(1)));
+    store_lanes<V>(h + i, V::add(fresh, kept), n);
   }
 }
 
-void rnn_gates(const float* __restrict a, const float* __restrict b, int64_t hidden, bool relu, float* __restrict h) {
-  if (relu) {
-    for (int64_t i = 0; i < hidden; ++i) {
-      const float v = a[i] + b[i];
-      h[i] = v > 0.0f ? v : 0.0f;
+template <class V>
+void rnn_gates(const float* a, const float* b, int64_t count, bool relu, float* h) {
+  for (int64_t i = 0; i < count; i += V::kLanes) {
+    const int64_t n = count - i;
+    const typename V::F32 x = V::add(load_lanes<V>(a + i, n), load_lanes<V>(b + i, n));
+    if (relu) {
+      store_lanes<V>(h + i, V::max_0(x), n);
+    } else {
+      typename V::F32 above, below;
+      tanh_ratio<V>(x, above, below);
+      store_lanes<V>(h + i, V::div(above, below), n);
     }
-  } else {
-    for (int64_t i = 0; i < hidden; ++i) h[i] = gate_tanh(a[i] + b[i]);
   }
 }
 

@@ -12,23 +12,19 @@ namespace zeropoint {
 namespace {
 
 // amax / 16383 or amax / 127 and the integers on it. NaN counts as 0; infinities leave an infinite scale.
+template <class V>
 void quantize_group(const float* x, int64_t n, int64_t padded, int8_t* high, int8_t* low, float* scale, int32_t* sum) {
   constexpr float kSmallest = 7.888609052210118e-31f;  // 2^-100: keeps 1 / scale finite
-  float largest[16] = {};
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (int j = 0; j < 16; ++j) {
-      const float v = __builtin_fabsf(x[i + j]);
-      largest[j] = v > largest[j] ? v : largest[j];
-    }
-  for (; i < n; ++i) largest[0] = __builtin_fabsf(x[i]) > largest[0] ? __builtin_fabsf(x[i]) : largest[0];
-  for (int j = 1; j < 16; ++j) largest[0] = largest[j] > largest[0] ? largest[j] : largest[0];
+  float smallest, largest;
+  row_range<V>(x, n, &smallest, &largest);
+  largest = -smallest > largest ? -smallest : largest;
   const float top = low ? 16383.0f : 127.0f;
-  const float s = largest[0] / top > kSmallest ? largest[0] / top : kSmallest;
+  const float s = largest / top > kSmallest ? largest / top : kSmallest;
   const float inverse = 1.0f / s;
   int32_t total = 0;
+  int64_t i = 0;
   if (low) {
-    for (i = 0; i < n; ++i) {
+    for (; i < n; ++i) {
       const float v = x[i] * inverse;
       const int32_t q = round_small(clampf(v == v ? v : 0.0f, -top, top));
       total += q;
@@ -37,7 +33,7 @@ void quantize_group(const float* x, int64_t n, int64_t padded, int8_t* high, int
     }
     for (; i < padded; ++i) high[i] = low[i] = 0;
   } else {
-    for (i = 0; i < n; ++i) {
+    for (; i < n; ++i) {
       const float v = x[i] * inverse;
       const int32_t q = round_small(clampf(v == v ? v : 0.0f, -top, top));
       total += q;

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from zeropoint._reference.linear import without_zero_point
+from zeropoint._reference.quantize import f32 as _f32
 from zeropoint._reference.quantize import fma32
 from zeropoint.errors import QuantizationError
 
@@ -76,39 +77,39 @@ def linear_dynamic(
 
 
 def _exp(x: torch.Tensor) -> torch.Tensor:
-    """exp in float32 by the polynomial of the kernels: ``2^n * p(r)``, operation for operation."""
-    x = torch.where(x > 87.0, 87.0, x)
-    x = torch.where(x < -87.0, -87.0, x)
-    shifted = x * 1.44269504 + 12582912.0
+    """exp in float32 by the polynomial of the kernels, ``2^n * p(r)``, operation for operation; x within +-43."""
+    x = torch.where(x > 43.0, 43.0, x)
+    x = torch.where(x < -43.0, -43.0, x)
+    shifted = fma32(x, _f32(1.44269504), 12582912.0)
     n = shifted - 12582912.0
-    r = (x - n * 0.693359375) - n * -2.12194440e-4
-    p = torch.full_like(x, 1.9875691500e-4)
-    for coefficient in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
-        p = p * r + coefficient
-    p = (p * r) * r + r
-    p = p + 1.0
+    r = fma32(n, _f32(2.12194440e-4), fma32(n, -0.693359375, x.double()).double())
+    p = fma32(r, _f32(1.9875691500e-4), _f32(1.3981999507e-3))
+    for coefficient in (8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+        p = fma32(p, r.double(), _f32(coefficient))
+    p = fma32(p * r, r.double(), r.double()) + 1.0
     power = (shifted.contiguous().view(torch.int32) - 0x4B400000 + 127) << 23
     return p * power.view(torch.float32)
 
 
-def _sigmoid(x: torch.Tensor) -> torch.Tensor:
-    return 1.0 / (1.0 + _exp(-x))
-
-
 def _tanh(x: torch.Tensor) -> torch.Tensor:
-    return 1.0 - 2.0 / (_exp(2.0 * x) + 1.0)
+    e = _exp(2.0 * x)
+    return (e - 1.0) / (e + 1.0)
 
 
 def _lstm(a: torch.Tensor, b: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``sigmoid(f) * c + sigmoid(i) * tanh(g)``, ``sigmoid(o) * tanh(c)``; factors share a division."""
     i, f, g, o = (a + b).chunk(4, 1)
-    cell = _sigmoid(f) * c + _sigmoid(i) * _tanh(g)
-    return _sigmoid(o) * _tanh(cell), cell
+    in_, forget, cell, out = _exp(-i), _exp(-f), _exp(2.0 * g), _exp(-o)
+    c = c / (1.0 + forget) + (cell - 1.0) / ((1.0 + in_) * (cell + 1.0))
+    state = _exp(2.0 * c)
+    return (state - 1.0) / ((1.0 + out) * (state + 1.0)), c
 
 
 def _gru(a: torch.Tensor, b: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``n = tanh(an + sigmoid(r) * bn)``, ``n + sigmoid(z) * (h - n)``."""
     (ra, za, na), (rb, zb, nb) = a.chunk(3, 1), b.chunk(3, 1)
-    fresh = _tanh(na + _sigmoid(ra + rb) * nb)
-    return fresh + _sigmoid(za + zb) * (h - fresh), c
+    fresh = _tanh(na + nb / (1.0 + _exp(-(ra + rb))))
+    return fresh + (h - fresh) / (1.0 + _exp(-(za + zb))), c
 
 
 def _rnn_tanh(a: torch.Tensor, b: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
