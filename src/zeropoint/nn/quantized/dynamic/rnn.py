@@ -165,7 +165,7 @@ class _DynamicRNNBase(nn.Module):
                     out, final = _run_layer(layer["ih"], layer["hh"], data, sizes, state, self._kind(), direction == 1)
                 results.append(out)
                 finals.append(final)
-            data = torch.cat(results, 1)
+            data = results[0] if directions == 1 else torch.cat(results, 1)
             if self.dropout and self.training and index < self.num_layers - 1:
                 data = torch.dropout(data, self.dropout, True)
         return data, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
