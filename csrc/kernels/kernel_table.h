@@ -17,7 +17,8 @@ constexpr int kMaxRows = 6;  // rows of the GEMM register tile
 struct Epilogue {
   enum class Output : int32_t { kU8, kF32, kI32, kRowF32 };
   Output output = Output::kU8;
-  const int32_t* init = nullptr;  // accumulators start here: -x_zero_point * column sum
+  const int32_t* init = nullptr;      // accumulators start here: -x_zero_point * column sum
+  const int32_t* row_init = nullptr;  // added to that by row; null: 0
   const float* mult = nullptr;
   const float* bias = nullptr;
   int32_t zero_point = 0;  // all of zero_point, lo, hi in the uint8 domain, 0..255
@@ -96,6 +97,27 @@ struct BinaryParams {
   uint8_t a_xor, b_xor, out_xor, lo, hi;
 };
 
+struct NormalizeParams {
+  int32_t x_zero_point, out_zero_point;  // uint8 domain
+  uint8_t x_xor, out_xor, lo, hi;
+};
+
+struct SoftmaxParams {
+  const int32_t* powers;  // rhe(exp(-scale of x * d) * 2^23) at 255 - d, for distances d of 0..255 from the largest;
+                          // then 255 zeros
+  double scale;           // of the output
+  int32_t out_zero_point;
+  uint8_t x_xor, out_xor, lo, hi;
+};
+
+// A matrix [k, n] of bytes to be packed at run time; zero_point is that of q - 128.
+struct ActivationView {
+  const uint8_t* data;
+  int64_t k, n, stride_k, stride_n;
+  uint8_t flip;  // takes the bytes to the uint8 domain
+  int32_t zero_point;
+};
+
 // Float activations times 8- or 4-bit weights whose qparams change along K (grouped.h, pack/grouped_pack.h). Row m,
 // term t of A are the bytes a[(m * terms + t) * k_padded + ...]; a row's integer is 128 * first + second term where
 // there are two.
@@ -146,6 +168,11 @@ struct KernelTable {
   // One group of a row: integers (two terms where `low` is not null), their sum, their scale; n real, the rest 0.
   void (*quantize_group)(const float* x, int64_t n, int64_t padded, int8_t* high, int8_t* low, float* scale,
                          int32_t* sum);
+  void (*row_sums)(const uint8_t* x, int64_t n, uint8_t x_xor, int64_t* sum, int64_t* squares);
+  void (*normalize_row)(const NormalizeParams&, const uint8_t* x, int64_t n, float mean, float rstd,
+                        const float* weight, const float* bias, bool single, uint8_t* out);
+  void (*softmax_table)(const SoftmaxParams&, const uint8_t* x, int64_t n, uint8_t* table);
+  void (*pack_activation)(const ActivationView&, int32_t a_zero_point, uint8_t* out, int32_t* init);
   void (*row_range)(const float* x, int64_t n, float* lo, float* hi);
   void (*lstm_gates)(const float* from_input, const float* from_state, int64_t hidden, int64_t count, float* h,
                      float* c);

@@ -268,6 +268,58 @@ class Generator:
             name, f"{shape} {output}", a, 0.03, self.zero_point(a.dtype), b, 0.05, self.zero_point(b.dtype), *output
         )
 
+    def matmul(self) -> Case:
+        m, k, n = self.one(1, 2, 6, 7, 20), self.one(1, 3, 4, 16, 31, 64, 300), self.one(1, 5, 16, 31, 64, 65, 130)
+        batch = self.one(((), ()), ((3,), (3,)), ((2, 3), (3,)), ((1,), (4,)), ((2, 1), (3,)))
+        a, b = (
+            self.integers((*extra, *shape), self.byte_dtype())
+            for extra, shape in zip(batch, ((m, k), (k, n)), strict=True)
+        )
+        a = self.layout(a)
+        if self.chance(0.4):
+            b = b.transpose(-1, -2).contiguous().transpose(-1, -2)  # as k.transpose(-1, -2) in attention
+        b = self.layout(b)
+        if self.chance(0.1):
+            a = a.flatten()[:k]
+        if self.chance(0.1):
+            b = b.flatten()[:k]
+        dtype = self.byte_dtype()
+        info = torch.iinfo(dtype)
+        output = (self.one(0.5, 20.0, 1e-3), self.zero_point(dtype), info.min, info.max, dtype)
+        arguments = (a, 0.03, self.zero_point(a.dtype), b, 0.05, self.zero_point(b.dtype), *output)
+        return self._same("matmul", f"{tuple(a.shape)} {tuple(b.shape)} {a.dtype} {b.dtype} {output}", *arguments)
+
+    def normalize(self) -> Case:
+        rows, k = self.one(1, 3, 40), self.one(1, 2, 16, 63, 64, 100, 768)
+        x, dtype = self.integers((rows, k), self.byte_dtype()), self.byte_dtype()
+        if self.chance(0.1):
+            x = torch.full_like(x, 7)
+        kind, info = self.one("layer", "group", "none"), torch.iinfo(dtype)
+        channels, inner = {"layer": (k, 1), "group": (self.one(1, k, 2 * k), self.one(1, 3, k)), "none": (1, 1)}[kind]
+        weight = torch.randn(channels) if kind != "none" and self.chance(0.8) else None
+        bias = torch.randn(channels) if kind != "none" and self.chance(0.7) else None
+        output = (self.one(0.03, 1e-3, 2.0), self.zero_point(dtype), info.min, info.max, dtype)
+        arguments = (
+            x,
+            rows,
+            weight,
+            bias,
+            inner,
+            0.05,
+            self.zero_point(x.dtype),
+            self.one(1e-5, 0.1),
+            self.chance(0.7),
+        )
+        return self._same("normalize", f"{rows}x{k} {kind} {inner} {arguments[5:]} {output}", *arguments, *output)
+
+    def softmax(self) -> Case:
+        shape = self.one((3, 7), (2, 3, 65), (1, 128), (40,), (2, 5, 3, 4), ())
+        x, dtype = self.layout(self.integers(shape, self.byte_dtype())), self.byte_dtype()
+        info, dim = torch.iinfo(dtype), self.random.randrange(-len(shape), len(shape)) if shape else 0
+        output = (self.one(1 / 256, 1 / 250, 1e-4), self.one(info.min, 0), info.min, info.max, dtype)
+        arguments = (x, dim, self.one(0.05, 0.3, 1e-3, 9.0), *output)
+        return self._same("softmax", f"{shape} {arguments[1:]}", *arguments)
+
     def lookup(self) -> Case:
         x = self.layout(self.integers(self.shape(), self.byte_dtype()))
         return self._same("lookup", f"{tuple(x.shape)}", x, self.integers((256,), self.byte_dtype()))
@@ -292,7 +344,7 @@ class Generator:
     FAMILIES = (
         "conv2d", "conv2d", "conv2d", "linear", "linear", "quantize_per_tensor", "quantize_per_channel",
         "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "lookup", "pool",
-        "linear_dynamic", "linear_grouped", "linear_grouped", "rnn_dynamic",
+        "matmul", "matmul", "normalize", "softmax", "linear_dynamic", "linear_grouped", "linear_grouped", "rnn_dynamic",
     )  # fmt: skip
 
     def case(self) -> Case:

@@ -61,6 +61,7 @@ struct Avx512Vnni {
   static void store_f32(float* p, F32 v) { _mm512_storeu_ps(p, v); }
   static F32 set_f32(float x) { return _mm512_set1_ps(x); }
   static F32 to_f32(I32 v) { return _mm512_cvtepi32_ps(v); }
+  static I32 bits(F32 v) { return _mm512_castps_si512(v); }
   static F32 mul(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
   static F32 add(F32 a, F32 b) { return _mm512_add_ps(a, b); }
   static F32 sub(F32 a, F32 b) { return _mm512_sub_ps(a, b); }
@@ -100,6 +101,7 @@ struct Avx512Vnni {
   static I32 dot(I32 acc, I32 a, I32 b) { return _mm512_dpbusd_epi32(acc, a, b); }
   static void widen(const uint8_t*, int64_t, int16_t*) {}
 
+  static I32 xor_i32(I32 a, I32 b) { return _mm512_xor_si512(a, b); }
   static I32 add_i32(I32 a, I32 b) { return _mm512_add_epi32(a, b); }
 
   // Grouped products: bytes of B (unsigned) times four bytes of A (signed) per lane.
@@ -125,6 +127,26 @@ struct Avx512Vnni {
     out[1] = _mm512_unpackhi_epi16(lo01, lo23);
     out[2] = _mm512_unpacklo_epi16(hi01, hi23);
     out[3] = _mm512_unpackhi_epi16(hi01, hi23);
+  }
+
+  // Sixteen bytes of each of 16 columns, `stride` apart: of vector v of a panel of four, the columns 16 j + 4 v + i
+  // become lane 4 j + i; out[g] has their bytes 4 g to 4 g + 3.
+  static constexpr bool kGathers = true;
+  static void gather_columns(const uint8_t* first, int64_t stride, I32 (&out)[4]) {
+    __m512i r[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const auto* p = first + i * stride;
+      const auto at = [&](int64_t j) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 * j * stride)); };
+      r[i] = _mm512_inserti32x4(
+          _mm512_inserti32x4(_mm512_inserti32x4(_mm512_castsi128_si512(at(0)), at(1), 1), at(2), 2), at(3), 3);
+    }
+    const __m512i lo01 = _mm512_unpacklo_epi32(r[0], r[1]), hi01 = _mm512_unpackhi_epi32(r[0], r[1]);
+    const __m512i lo23 = _mm512_unpacklo_epi32(r[2], r[3]), hi23 = _mm512_unpackhi_epi32(r[2], r[3]);
+    out[0] = _mm512_unpacklo_epi64(lo01, lo23);
+    out[1] = _mm512_unpackhi_epi64(lo01, lo23);
+    out[2] = _mm512_unpacklo_epi64(hi01, hi23);
+    out[3] = _mm512_unpackhi_epi64(hi01, hi23);
   }
 
   // int32 -> uint8 with saturation, zero point and clamp. The bytes of NV vectors sit in the low

@@ -7,34 +7,30 @@
 namespace zeropoint {
 namespace {
 
-// Round half to even for |x| <= 2^21: adding 1.5 * 2^23 leaves the rounded integer in the low
-// mantissa bits. Equal to cvtps2dq, and vectorises on every instruction set.
-inline int32_t round_small(float x) {
+// clamp(rhe(x), low, high) for |low|, |high| <= 2^21: adding 1.5 * 2^23 leaves the rounded integer in the low mantissa
+// bits. The clamp is on these bits, because floats order like their bits where they are positive, and compilers turn it
+// into two instructions: too large a value (and NaN) is above every bound, a negative sum is below.
+inline int32_t round_clamp(float x, int32_t low, int32_t high) {
+  constexpr int32_t kShift = 0x4B400000;
   const float shifted = x + 12582912.0f;
   int32_t bits;
   __builtin_memcpy(&bits, &shifted, 4);
-  return bits - 0x4B400000;
+  bits = bits > kShift + low ? bits : kShift + low;
+  bits = bits < kShift + high ? bits : kShift + high;
+  return bits - kShift;
 }
 
-// NaN fails both comparisons' "keep x" side in this order only for the guard below, so callers that can
-// see NaN test it first.
-inline float clampf(float x, float lo, float hi) {
-  x = x < hi ? x : hi;
-  return x > lo ? x : lo;
-}
-
-inline uint8_t round_to_u8(float x, int32_t zero_point) {
-  const int32_t q = round_small(clampf(x, -65536.0f, 65536.0f)) + zero_point;
-  return static_cast<uint8_t>(q < 0 ? 0 : q > 255 ? 255 : q);
+// clamp(rhe(x) + zero_point, lo, hi)
+inline uint8_t round_to_u8(float x, int32_t zero_point, uint8_t lo, uint8_t hi) {
+  return static_cast<uint8_t>(round_clamp(x, lo - zero_point, hi - zero_point) + zero_point);
 }
 
 void quantize_u8(const float* x, int64_t n, float inv_scale, int32_t zero_point, uint8_t out_xor, uint8_t* out) {
   const float zp = static_cast<float>(zero_point - (out_xor ? 128 : 0));
-  const float lo = out_xor ? -128.0f : 0.0f, hi = out_xor ? 127.0f : 255.0f;
+  const int32_t lo = out_xor ? -128 : 0, hi = out_xor ? 127 : 255;
   for (int64_t i = 0; i < n; ++i) {
-    const float v = x[i] == x[i] ? __builtin_fmaf(x[i], inv_scale, zp) : zp;  // NaN -> zero_point
-    const float c = v == v ? v : zp;                                          // 0 * inf when 1 / scale overflowed
-    out[i] = static_cast<uint8_t>(round_small(clampf(c, lo, hi)));
+    const float v = __builtin_fmaf(x[i], inv_scale, zp);
+    out[i] = static_cast<uint8_t>(round_clamp(v == v ? v : zp, lo, hi));  // NaN, also of 0 * inf -> zero_point
   }
 }
 
@@ -80,10 +76,8 @@ void dequantize_i32(const int32_t* x, int64_t n, float scale, int32_t zero_point
 }
 
 void requantize(const int32_t* acc, int64_t n, float mult, int32_t zero_point, uint8_t out_xor, uint8_t* out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = round_to_u8(static_cast<float>(acc[i]) * mult, zero_point) ^ out_xor;
+  for (int64_t i = 0; i < n; ++i) out[i] = round_to_u8(static_cast<float>(acc[i]) * mult, zero_point, 0, 255) ^ out_xor;
 }
-
-inline uint8_t clamp_u8(uint8_t q, uint8_t lo, uint8_t hi) { return q < lo ? lo : q > hi ? hi : q; }
 
 // Fields are copied to locals: a byte store may alias anything, the struct included, and would keep the
 // loops from vectorising.
@@ -96,7 +90,7 @@ void add(const BinaryParams& p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const float fa = static_cast<float>((a[i] ^ xa) - za) * ma;
     const float fb = static_cast<float>((b[i] ^ xb) - zb) * mb;
-    out[i] = clamp_u8(round_to_u8(fa + fb, zy), lo, hi) ^ xy;
+    out[i] = round_to_u8(fa + fb, zy, lo, hi) ^ xy;
   }
 }
 
@@ -109,7 +103,7 @@ void mul(const BinaryParams& p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     // |product| <= 255 * 255: exact in float32.
     const int32_t product = ((a[i] ^ xa) - za) * ((b[i] ^ xb) - zb);
-    out[i] = clamp_u8(round_to_u8(static_cast<float>(product) * m, zy), lo, hi) ^ xy;
+    out[i] = round_to_u8(static_cast<float>(product) * m, zy, lo, hi) ^ xy;
   }
 }
 

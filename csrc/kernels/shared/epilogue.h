@@ -43,18 +43,27 @@ inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t 
   }
 }
 
-// kRowF32 for whole panels, in registers; the formula of dequantize_row.
+// int32 and float outputs of whole panels, in registers; kRowF32 is the formula of dequantize_row.
 template <class V, int MR>
-inline void store_rows_f32(const Epilogue& e, typename V::I32 (&acc)[MR][4], float* out, int64_t out_stride, int64_t m,
-                           int64_t col) {
+inline void store_ordered(const Epilogue& e, typename V::I32 (&acc)[MR][4], void* out, int64_t offset,
+                          int64_t out_stride, int64_t m, int64_t col) {
   const bool biased = e.column_bias != nullptr, relu = e.relu;
 #pragma GCC unroll 8
   for (int r = 0; r < MR; ++r) {
+    auto* ints = static_cast<int32_t*>(out) + offset + r * out_stride;
+    auto* floats = static_cast<float*>(out) + offset + r * out_stride;
+    if (e.output == Epilogue::Output::kF32)
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) acc[r][v] = V::bits(scaled<V>(e, acc[r][v], col + v * V::kLanes));
     typename V::I32 ordered[4];
     V::order(acc[r], ordered);
+    if (e.output != Epilogue::Output::kRowF32) {
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) V::store_i32(ints + v * V::kLanes, ordered[v]);
+      continue;
+    }
     const typename V::I32 zero_point = V::set_i32(e.row_zero_point[m + r]);
     const typename V::F32 scale = V::set_f32(e.row_scale[m + r]);
-    float* row = out + r * out_stride;
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) {
       const int64_t c = col + v * V::kLanes;
@@ -63,7 +72,7 @@ inline void store_rows_f32(const Epilogue& e, typename V::I32 (&acc)[MR][4], flo
       value = V::mul(V::mul(value, scale), V::load_f32(e.column_scale + c));
       if (biased) value = V::add(value, V::load_f32(e.column_bias + c));
       if (relu) value = V::max_0(value);
-      V::store_f32(row + v * V::kLanes, value);
+      V::store_f32(floats + v * V::kLanes, value);
     }
   }
 }

@@ -21,12 +21,13 @@ void quantize_group(const float* x, int64_t n, int64_t padded, int8_t* high, int
   const float top = low ? 16383.0f : 127.0f;
   const float s = largest / top > kSmallest ? largest / top : kSmallest;
   const float inverse = 1.0f / s;
+  const auto limit = static_cast<int32_t>(top);
   int32_t total = 0;
   int64_t i = 0;
   if (low) {
     for (; i < n; ++i) {
       const float v = x[i] * inverse;
-      const int32_t q = round_small(clampf(v == v ? v : 0.0f, -top, top));
+      const int32_t q = round_clamp(v == v ? v : 0.0f, -limit, limit);
       total += q;
       high[i] = static_cast<int8_t>(q >> 7);
       low[i] = static_cast<int8_t>(q & 127);
@@ -35,7 +36,7 @@ void quantize_group(const float* x, int64_t n, int64_t padded, int8_t* high, int
   } else {
     for (; i < n; ++i) {
       const float v = x[i] * inverse;
-      const int32_t q = round_small(clampf(v == v ? v : 0.0f, -top, top));
+      const int32_t q = round_clamp(v == v ? v : 0.0f, -limit, limit);
       total += q;
       high[i] = static_cast<int8_t>(q);
     }

@@ -90,6 +90,12 @@ void tile(const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, in
 #pragma GCC unroll 8
     for (int r = 0; r < MR; ++r) acc[r][v] = init;
   }
+  if (p.epilogue.row_init) {
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) acc[r][v] = V::add_i32(acc[r][v], V::set_i32(p.epilogue.row_init[m + r]));
+  }
   for (int64_t t = 0; t < taps; ++t) {
     const uint8_t* a[MR];
 #pragma GCC unroll 8
@@ -115,8 +121,8 @@ void tile(const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, in
     return;
   }
   if constexpr (V::kOrders && NV == 4) {
-    if (e.output == Epilogue::Output::kRowF32 && cols == 4 * V::kLanes) {
-      store_rows_f32<V, MR>(e, acc, static_cast<float*>(p.out) + m * p.out_stride + col, p.out_stride, m, col);
+    if (cols == 4 * V::kLanes && e.output != Epilogue::Output::kU8) {
+      store_ordered<V, MR>(e, acc, p.out, m * p.out_stride + col, p.out_stride, m, col);
       return;
     }
   }

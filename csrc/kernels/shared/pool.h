@@ -45,7 +45,7 @@ inline void store_average(const int32_t* sums, int64_t channels, int64_t count, 
                           uint8_t flip, uint8_t* out) {
   const int32_t offset = static_cast<int32_t>(count) * zero_point;
   for (int64_t c = 0; c < channels; ++c)
-    out[c] = round_to_u8(static_cast<float>(sums[c] - offset) * inv_divisor, zero_point) ^ flip;
+    out[c] = round_to_u8(static_cast<float>(sums[c] - offset) * inv_divisor, zero_point, 0, 255) ^ flip;
 }
 
 // Extent of a window within the image plus its padding, as torch counts it (count_include_pad).

@@ -5,8 +5,10 @@
 #include "elementwise.h"
 #include "grouped.h"
 #include "igemm.h"
+#include "pack_activation.h"
 #include "peak.h"
 #include "pool.h"
+#include "rows.h"
 
 namespace zeropoint {
 namespace {
@@ -37,6 +39,10 @@ constexpr KernelTable make_table(const char* name) {
       .grouped_scratch = grouped_scratch<V>,
       .grouped = grouped<V>,
       .quantize_group = quantize_group<V>,
+      .row_sums = row_sums,
+      .normalize_row = normalize_row,
+      .softmax_table = softmax_table,
+      .pack_activation = pack_activation<V>,
       .row_range = row_range<V>,
       .lstm_gates = lstm_gates<V>,
       .gru_gates = gru_gates<V>,

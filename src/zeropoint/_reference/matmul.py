@@ -35,6 +35,10 @@ def matmul(
     k = a.shape[-1]
     if k != b.shape[-2 if b.dim() > 1 else 0]:
         raise QuantizationError(f"matmul: shapes {tuple(a.shape)} and {tuple(b.shape)} do not multiply")
+    if k > 33025:
+        raise QuantizationError(
+            f"matmul: the inner dimension may be at most 33025, so that int32 holds every sum, got {k}"
+        )
     x, y = a.float() - a_zero_point, b.float() - b_zero_point
     total: torch.Tensor | None = None
     for start in range(0, max(k, 1), _EXACT_K):

@@ -28,30 +28,43 @@ def normalize(
     """Layer, group and instance norm (``centered``) and RMS norm over each of ``rows`` equal parts of ``x``.
 
     Element ``i`` of the contiguous ``x`` is scaled by ``weight[(i // inner) % len(weight)]``. With integer
-    sums ``S1`` of ``q - z`` and ``S2`` of its square over K elements, in float64:
-    ``variance = (K * S2 - S1^2) / K^2``, ``y = (q - z - S1 / K) * (s / sqrt(variance * s^2 + eps)) * w + b``,
-    then ``clamp(round_half_even(y / scale) + zero_point)``. K * S2 is exact in int64 up to K = 2^23.
+    sums ``S1`` of ``q - z`` and ``S2`` of its square over K elements: ``variance = (K * S2 - S1^2) / K^2`` and
+    ``rstd = s / sqrt(variance * s^2 + eps)`` in float64, rounded to float32 as ``mean = S1 / K``; then in float32
+    ``y = ((q - z - mean) * rstd) * f32(w / scale) + f32(b / scale)``, each operation rounded, and
+    ``clamp(round_half_even(y) + zero_point)``. The sums are exact up to K = 2^23.
     """
     values = (x.to(torch.int64) - x_zero_point).reshape(rows, -1)
     count = values.shape[1]
-    s = f32(x_scale)
+    s, inverse = f32(x_scale), 1.0 / f32(scale)
     square = (values * values).sum(1, keepdim=True)
     if centered:
         total = values.sum(1, keepdim=True)
         variance = (count * square - total * total).double() / float(count * count)
-        deviation = values.double() - total.double() / count
+        mean = (total.double() / count).float()
     else:
-        variance, deviation = square.double() / count, values.double()
-    y = deviation * (s / torch.sqrt(variance * (s * s) + eps))
-    if weight is not None or bias is not None:
-        affine = weight if weight is not None else bias
-        assert affine is not None
-        index = (torch.arange(values.numel(), device=x.device) // inner % affine.numel()).reshape(values.shape)
-        if weight is not None:
-            y = y * weight.double()[index]
-        if bias is not None:
-            y = y + bias.double()[index]
-    return round_clamp(y / f32(scale), zero_point, quant_min, quant_max, dtype).reshape(x.shape).contiguous()
+        variance, mean = square.double() / count, torch.zeros(rows, 1, device=x.device)
+    rstd = (s / torch.sqrt(variance * (s * s) + eps)).float()
+    affine = weight if weight is not None else bias
+    channels = 1 if affine is None else affine.numel()
+    index = (torch.arange(values.numel(), device=x.device) // inner % channels).reshape(values.shape)
+    one = torch.ones(channels, device=x.device)
+    w = ((one if weight is None else weight).double() * inverse).float()[index]
+    b = ((one * 0 if bias is None else bias).double() * inverse).float()[index]
+    y = ((values.float() - mean) * rstd) * w + b
+    return (
+        round_clamp(y.clamp(-65536.0, 65536.0), zero_point, quant_min, quant_max, dtype).reshape(x.shape).contiguous()
+    )
+
+
+def _exp(x: torch.Tensor) -> torch.Tensor:
+    """exp of float64 ``x <= 0`` from additions and multiplications alone: the same last bit everywhere."""
+    x = x.clamp(min=-40.0)
+    n = torch.round(x * 1.4426950408889634)
+    r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10
+    p = torch.full_like(x, 1.0 / 479001600.0)
+    for divisor in (39916800.0, 3628800.0, 362880.0, 40320.0, 5040.0, 720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0):
+        p = p * r + 1.0 / divisor
+    return torch.ldexp(p, n.to(torch.int32))
 
 
 def softmax(
@@ -64,10 +77,14 @@ def softmax(
     quant_max: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """``exp(s * (q - max)) / sum`` with exponentials in fixed point (2^-30): their sum is exact in any order."""
+    """``exp(s * (q - max)) / sum`` with exponentials in fixed point (2^-23): their sum is exact in any order.
+
+    ``clamp(round_half_even(f32(power) * f32(1 / (sum * scale))) + zero_point)``, the factor taken in float64.
+    """
     distance = torch.arange(256, dtype=torch.float64, device=x.device)
-    table = torch.round(torch.exp(-distance * f32(x_scale)) * float(1 << 30)).to(torch.int64)
+    table = torch.round(_exp(-distance * f32(x_scale)) * float(1 << 23)).to(torch.int64)
     q = x.to(torch.int64)
     powers = table[q.amax(dim, keepdim=True) - q] if x.numel() else q
-    share = powers.double() / powers.sum(dim, keepdim=True).double()
-    return round_clamp(share / f32(scale), zero_point, quant_min, quant_max, dtype).contiguous()
+    factor = (1.0 / (powers.sum(dim, keepdim=True).double() * f32(scale))).float()
+    value = (powers.float() * factor).clamp(max=65536.0)
+    return round_clamp(value, zero_point, quant_min, quant_max, dtype).contiguous()

@@ -5,9 +5,7 @@ call is recorded under ``add_0``, ``add_1``, ``cat_0`` ... of the module whose `
 converted model finds its qparams under the same name. Modules are followed by two hooks, :func:`enter` and
 :func:`leave`, which keep a stack per thread.
 
-torch.compile replays a graph without hooks. So while Dynamo traces a converted model, the hooks put two calls
-into that graph, which push and pop the frame wherever the graph is traced again; the qparams are constants
-in it, guarded as any attribute of a module.
+torch.compile replays a graph without hooks: _graph_frames.py.
 """
 
 from __future__ import annotations
@@ -18,11 +16,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._guards import TracingContext
 
-from zeropoint.tensor._dtype import QDtype
-
-__all__ = ["SITES", "Frame", "Recorder", "canonical_name", "current_frame", "enter", "leave"]
+__all__ = ["SITES", "Frame", "Recorder", "canonical_name", "current_frame", "enter", "leave", "pop", "push"]
 
 SITES = "call_sites"
 """Name of the child module that holds a module's call sites."""
@@ -30,6 +25,13 @@ SITES = "call_sites"
 
 Recorder = Callable[[nn.Module, str, torch.Tensor], tuple[torch.Tensor, nn.Module]]
 """Shows a call's result to the observer of its site; gives it back, perhaps fake-quantized, and the observer."""
+
+
+def _tracing() -> Any:
+    """The graph that torch.compile is making, None outside."""
+    from torch._guards import TracingContext  # where Dynamo traces it is loaded already
+
+    return TracingContext.try_get()
 
 
 class Frame:
@@ -40,7 +42,7 @@ class Frame:
     def __init__(self, module: Any, record: Recorder | None = None, traced: Mapping[str, Any] | None = None) -> None:
         self.module, self.record = module, record
         self.traced = traced  # the call sites, where the frame belongs to a graph of Dynamo and not to a module
-        self.graph = None if traced is None else TracingContext.try_get()  # None also where a graph runs
+        self.graph = None if traced is None else _tracing()  # None also where a graph runs
         self.counts: dict[str, int] = {}
 
     def next_key(self, name: str) -> str:
@@ -64,55 +66,39 @@ _stack = _Stack()
 def enter(module: nn.Module, args: Any, record: Recorder | None = None) -> None:
     """Forward pre-hook: from here on functions belong to ``module``."""
     if torch.compiler.is_dynamo_compiling():
+        from zeropoint.tensor._graph_frames import enter_in_graph
+
         sites: Any = module._modules.get(SITES)
-        _enter_in_graph(() if sites is None or record is not None else tuple(s.constants(k) for k, s in sites.items()))
+        enter_in_graph(() if sites is None or record is not None else tuple(s.constants(k) for k, s in sites.items()))
         return
-    _stack.frames.append(Frame(module, record))
+    push(Frame(module, record))
 
 
 def leave(module: nn.Module, args: Any, output: Any) -> None:
     """Forward hook, called also when forward raised: back to the caller."""
     if torch.compiler.is_dynamo_compiling():
-        _leave_in_graph()
+        from zeropoint.tensor._graph_frames import leave_in_graph
+
+        leave_in_graph()
         return
     frames = _stack.frames
     while frames and frames.pop().module is not module:
         pass
 
 
-class TracedSite:
-    """A call site in a graph of Dynamo: its qparams, as ``CallSite.constants`` gave them."""
-
-    def __init__(self, scale: float, zero_point: int, dtype: QDtype) -> None:
-        self._scale, self._zero_point, self._output_dtype = scale, zero_point, dtype
-        self.table_key: Any = None  # as CallSite's, for backends that run the graph itself
-        self.table: torch.Tensor | None = None
-
-    def quantize(self, value: torch.Tensor) -> Any:
-        from zeropoint.tensor._qtensor import quantize_per_tensor
-
-        return quantize_per_tensor(value, self._scale, self._zero_point, self._output_dtype)
+def push(frame: Frame) -> None:
+    _stack.frames.append(frame)
 
 
-# Results are tensors because Dynamo keeps only calls with such results.
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
-def _enter_in_graph(sites: tuple[tuple[str, float, int, str], ...]) -> torch.Tensor:
-    named = {key: TracedSite(scale, zero_point, QDtype[dtype]) for key, scale, zero_point, dtype in sites}
-    _stack.frames.append(Frame(None, None, named))
-    return torch.empty(0)
-
-
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
-def _leave_in_graph() -> torch.Tensor:
+def pop() -> None:
     if current_frame() is not None:
         _stack.frames.pop()
-    return torch.empty(0)
 
 
 def current_frame() -> Frame | None:
     frames = _stack.frames
     # A graph that breaks within a module leaves its frame behind: it is not that of the next graph.
-    while frames and frames[-1].traced is not None and frames[-1].graph is not TracingContext.try_get():
+    while frames and frames[-1].traced is not None and frames[-1].graph is not _tracing():
         frames.pop()
     return frames[-1] if frames else None
 
