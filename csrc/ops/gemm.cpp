@@ -16,7 +16,8 @@ void run_igemm(const KernelTable& table, const IgemmParams& p, int64_t m) {
   if (threads == 1) {
     table.igemm(p, 0, m, 0, panels, scratch(Scratch::kWorker, scratch_bytes));
   } else if (by_panels) {
-    parallel(panels, m * k * panel_cols / 32, [&](int64_t begin, int64_t end) {
+    // Few rows are bound by reading the panels, not by multiplying.
+    parallel(panels, std::max<int64_t>(m, 2) * k * panel_cols / 32, [&](int64_t begin, int64_t end) {
       table.igemm(p, 0, m, begin, end, scratch(Scratch::kWorker, scratch_bytes));
     });
   } else {
