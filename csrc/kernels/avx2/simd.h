@@ -108,6 +108,10 @@ struct Avx2 {
   static I32 dot_dw(I32 acc, DwInput x, DwWeight w) {
     return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(x.even, w.even), _mm256_madd_epi16(x.odd, w.odd)));
   }
+  // The same on bytes as `interleave` leaves them.
+  static I32 dot_mixed(I32 acc, I32 mixed, DwWeight w) {
+    return dot_dw(acc, {_mm256_and_si256(mixed, _mm256_set1_epi16(0xFF)), _mm256_srli_epi16(mixed, 8)}, w);
+  }
   static void interleave(const U8 (&t)[4], I32 (&out)[4]) {
     const __m256i lo01 = _mm256_unpacklo_epi8(t[0], t[1]), hi01 = _mm256_unpackhi_epi8(t[0], t[1]);
     const __m256i lo23 = _mm256_unpacklo_epi8(t[2], t[3]), hi23 = _mm256_unpackhi_epi8(t[2], t[3]);

@@ -20,6 +20,7 @@ struct Avx512VnniHalf : Avx2 {
   static DwInput load_dw_input(const uint8_t* p) { return load_dw(p); }
   static void store_dw_input(uint8_t* p, I32 mixed) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), mixed); }
   static I32 dot_dw(I32 acc, DwInput x, DwWeight w) { return _mm256_dpbusd_epi32(acc, x, w); }
+  static I32 dot_mixed(I32 acc, I32 x, DwWeight w) { return _mm256_dpbusd_epi32(acc, x, w); }
   template <int NV>
   static void store_u8(uint8_t* p, U8 bytes, int count) {
     static_assert(NV == 4);
@@ -120,6 +121,7 @@ struct Avx512Vnni {
   static DwInput load_dw_input(const uint8_t* p) { return _mm512_loadu_si512(p); }
   static void store_dw_input(uint8_t* p, I32 mixed) { _mm512_storeu_si512(p, mixed); }
   static I32 dot_dw(I32 acc, DwInput x, DwWeight w) { return _mm512_dpbusd_epi32(acc, x, w); }
+  static I32 dot_mixed(I32 acc, I32 x, DwWeight w) { return _mm512_dpbusd_epi32(acc, x, w); }
   static void interleave(const U8 (&t)[4], I32 (&out)[4]) {
     const __m512i lo01 = _mm512_unpacklo_epi8(t[0], t[1]), hi01 = _mm512_unpackhi_epi8(t[0], t[1]);
     const __m512i lo23 = _mm512_unpacklo_epi8(t[2], t[3]), hi23 = _mm512_unpackhi_epi8(t[2], t[3]);

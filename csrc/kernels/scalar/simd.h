@@ -189,6 +189,7 @@ struct Scalar {
       return static_cast<int32_t>(sum);
     });
   }
+  static I32 dot_mixed(I32 acc, I32 mixed, DwWeight w) { return dot_dw(acc, mixed, w); }
   static void interleave(const U8 (&t)[4], I32 (&out)[4]) {
     for (int v = 0; v < 4; ++v) {
       uint8_t b[16];

@@ -4,6 +4,9 @@
 // column it needs, the bytes of up to four kernel rows interleaved per channel, so that one 4-way dot
 // product serves four vertical taps. The buffer (a few KB, in L1) is then read by every kernel column
 // and every output pixel: the interleaving is paid once per input column instead of once per tap.
+//
+// Where registers allow, two shapes do better: kernels three columns wide and up to four high keep the columns of their
+// window in registers and need no buffer; five or seven columns keep one vector's window and weights there.
 #pragma once
 #include "epilogue.h"
 
@@ -27,7 +30,17 @@ inline int64_t column_bytes(const DepthwiseParams& p) {
 template <class V>
 size_t depthwise_scratch(const DepthwiseParams& p) {
   const int64_t pixels = p.conv.out_w < kDepthwisePixels ? p.conv.out_w : kDepthwisePixels;
-  return static_cast<size_t>(buffer_columns(p.conv, pixels) * column_bytes<V>(p));
+  return static_cast<size_t>(buffer_columns(p.conv, pixels) * column_bytes<V>(p)) +
+         kDepthwisePixels * 16 * V::kLanes;  // and the accumulators of depthwise_window
+}
+
+// The four kernel rows of `group` at input rows from h0 on; null outside the image or the kernel.
+inline void tap_rows(const DepthwiseParams& p, const uint8_t* image, int64_t h0, int64_t group, int64_t channel,
+                     const uint8_t* (&rows)[4]) {
+  for (int i = 0; i < 4; ++i) {
+    const int64_t kh = group * 4 + i, h = h0 + kh * p.conv.dilation_h;
+    rows[i] = kh < p.kernel_h && h >= 0 && h < p.conv.in_h ? image + h * p.conv.row_stride + channel : nullptr;
+  }
 }
 
 template <class V>
@@ -37,10 +50,7 @@ void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, in
   const uint8_t* outside = p.pad_row + channel;
   for (int64_t group = 0; group < row_groups(p); ++group) {
     const uint8_t* rows[4];
-    for (int i = 0; i < 4; ++i) {
-      const int64_t kh = group * 4 + i, h = h0 + kh * g.dilation_h;
-      rows[i] = kh < p.kernel_h && h >= 0 && h < g.in_h ? image + h * g.row_stride + channel : nullptr;
-    }
+    tap_rows(p, image, h0, group, channel, rows);
     uint8_t* out = buffer + group * 4 * V::kDwInputBytes;
     for (int64_t c = 0; c < columns; ++c, out += column_bytes<V>(p)) {
       const int64_t w = w0 + c;
@@ -55,60 +65,144 @@ void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, in
   }
 }
 
-// `Taps` kernel columns of one group of rows when known at compile time, 0 for any number. `first` is the
-// index of the first output pixel.
-template <class V, int Taps>
-inline void depthwise_pixels(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t first,
-                             int64_t pixels, int64_t channel, int count) {
+template <class V>
+inline void store_pixel(const DepthwiseParams& p, typename V::I32 (&acc)[1][4], int64_t pixel, int64_t channel,
+                        int count) {
+  const int64_t offset = pixel * p.channels + channel;
+  if (p.epilogue.output == Epilogue::Output::kU8 && !p.epilogue.residual) {
+    store_u8<V, 1, 4>(p.epilogue, acc, channel, static_cast<uint8_t*>(p.out) + offset, 0, count);
+  } else {
+    alignas(64) int32_t spilled[4 * V::kLanes];
+#pragma GCC unroll 8
+    for (int v = 0; v < 4; ++v) V::store_i32(spilled + v * V::kLanes, acc[0][v]);
+    store_general<V, 4>(p.epilogue, spilled, channel, p.out, offset, pixel, channel, count);
+  }
+}
+
+// Kernels of three columns and one group of rows to bytes, straight from the image. `first` is the index of the first
+// pixel. Everything is inlined: a call would spill the window.
+template <class V, int Stride>
+[[gnu::flatten]] void depthwise_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, int64_t w0,
+                                        const uint8_t* weight, int64_t first, int64_t pixels, int64_t channel,
+                                        int count) {
   const ConvGeometry& g = p.conv;
-  const int64_t bytes = column_bytes<V>(p);
-  constexpr int kHeld = V::kHoldDw && Taps ? Taps : 1;
-  typename V::DwWeight held[kHeld][4];
-  if constexpr (V::kHoldDw && Taps > 0) {
+  const uint8_t* outside = p.pad_row + channel;
+  const uint8_t* rows[4];
+  tap_rows(p, image, h0, 0, channel, rows);
+  int64_t step[4];
+  for (int i = 0; i < 4; ++i) {
+    step[i] = rows[i] ? p.channels : 0;
+    if (!rows[i]) rows[i] = outside;
+  }
+  typename V::DwWeight held[3][4];
+#pragma GCC unroll 8
+  for (int t = 0; t < 3; ++t)
+#pragma GCC unroll 8
+    for (int v = 0; v < 4; ++v) held[t][v] = V::load_dw(weight + (t * 4 + v) * V::kDwBytes);
+  typename V::I32 window[3][4] = {};
+  const auto column = [&](int64_t w, typename V::I32(&mixed)[4]) {
+    const bool inside = w >= 0 && w < g.in_w;
+    typename V::U8 taps[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 3; ++i) taps[i] = V::template load_u8<4>(inside ? rows[i] + w * step[i] : outside, count);
+    // A fourth row has weights of 0 if the kernel has three: any bytes will do.
+    taps[3] = p.kernel_h < 4 ? taps[2] : V::template load_u8<4>(inside ? rows[3] + w * step[3] : outside, count);
+    V::interleave(taps, mixed);
+  };
+  const auto shift = [&] {
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      window[0][v] = window[1][v];
+      window[1][v] = window[2][v];
+    }
+  };
+  for (int64_t t = 0; t < 3 - Stride; ++t) {
+    shift();
+    column(w0 + t, window[2]);
+  }
+  int64_t next = w0 + 3 - Stride;
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+#pragma GCC unroll 2
+    for (int s = 0; s < Stride; ++s) {
+      shift();
+      column(next++, window[2]);
+    }
+    typename V::I32 acc[1][4];
+#pragma GCC unroll 8
+    for (int v = 0; v < 4; ++v) {
+      acc[0][v] = V::load_i32(p.epilogue.init + channel + v * V::kLanes);
+#pragma GCC unroll 4
+      for (int t = 0; t < 3; ++t) acc[0][v] = V::dot_mixed(acc[0][v], window[t][v], held[t][v]);
+    }
+    store_u8<V, 1, 4>(p.epilogue, acc, channel, static_cast<uint8_t*>(p.out) + (first + pixel) * p.channels + channel,
+                      0, count);
+  }
+}
+
+// `Taps` columns and two groups of rows from the buffer, one vector of channels after the other.
+template <class V, int Taps>
+void depthwise_window(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t first,
+                      int64_t pixels, int64_t channel, int count, int32_t* sums) {
+  const int64_t bytes = column_bytes<V>(p), stride = p.conv.stride_w;
+  for (int v = 0; v < 4; ++v) {
+    typename V::DwWeight held[Taps][2];
+    typename V::DwInput window[Taps][2] = {};
 #pragma GCC unroll 8
     for (int t = 0; t < Taps; ++t)
+#pragma GCC unroll 2
+      for (int k = 0; k < 2; ++k) held[t][k] = V::load_dw(weight + ((t * 2 + k) * 4 + v) * V::kDwBytes);
+    const uint8_t* next = buffer + v * V::kDwInputBytes;
+    const auto take = [&] {
 #pragma GCC unroll 8
-      for (int v = 0; v < 4; ++v) held[t][v] = V::load_dw(weight + (t * 4 + v) * V::kDwBytes);
+      for (int t = 1; t < Taps; ++t)
+#pragma GCC unroll 2
+        for (int k = 0; k < 2; ++k) window[t - 1][k] = window[t][k];
+#pragma GCC unroll 2
+      for (int k = 0; k < 2; ++k) window[Taps - 1][k] = V::load_dw_input(next + k * 4 * V::kDwInputBytes);
+      next += bytes;
+    };
+    for (int64_t t = 0; t < Taps - stride; ++t) take();
+    const typename V::I32 init = V::load_i32(p.epilogue.init + channel + v * V::kLanes);
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+      for (int64_t s = 0; s < stride; ++s) take();
+      // Two chains, for the latency of the dot product.
+      typename V::I32 acc[2] = {init, V::set_i32(0)};
+#pragma GCC unroll 8
+      for (int t = 0; t < Taps; ++t)
+#pragma GCC unroll 2
+        for (int k = 0; k < 2; ++k) acc[k] = V::dot_dw(acc[k], window[t][k], held[t][k]);
+      V::store_i32(sums + (pixel * 4 + v) * V::kLanes, V::add_i32(acc[0], acc[1]));
+    }
   }
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    typename V::I32 acc[1][4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) acc[0][v] = V::load_i32(sums + (pixel * 4 + v) * V::kLanes);
+    store_pixel<V>(p, acc, first + pixel, channel, count);
+  }
+}
+
+// Any kernel, from the buffer.
+template <class V>
+void depthwise_pixels(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t first,
+                      int64_t pixels, int64_t channel, int count) {
+  const ConvGeometry& g = p.conv;
+  const int64_t bytes = column_bytes<V>(p);
   for (int64_t pixel = 0; pixel < pixels; ++pixel) {
     typename V::I32 acc[1][4];
 #pragma GCC unroll 8
     for (int v = 0; v < 4; ++v) acc[0][v] = V::load_i32(p.epilogue.init + channel + v * V::kLanes);
-    const uint8_t* x = buffer + pixel * g.stride_w * bytes;
-    if constexpr (Taps > 0) {
+    const uint8_t *x = buffer + pixel * g.stride_w * bytes, *w = weight;
+    for (int64_t repeat = 0; repeat < p.repeats; ++repeat)
+      for (int64_t t = 0; t < g.kernel_w; ++t)
+        for (int64_t group = 0; group < row_groups(p); ++group, w += 4 * V::kDwBytes) {
+          const uint8_t* column = x + t * g.dilation_w * bytes + group * 4 * V::kDwInputBytes;
 #pragma GCC unroll 8
-      for (int t = 0; t < Taps; ++t) {
-        const uint8_t* column = x + t * g.dilation_w * bytes;
-#pragma GCC unroll 8
-        for (int v = 0; v < 4; ++v) {
-          const typename V::DwInput in = V::load_dw_input(column + v * V::kDwInputBytes);
-          if constexpr (V::kHoldDw)
-            acc[0][v] = V::dot_dw(acc[0][v], in, held[t][v]);
-          else
-            acc[0][v] = V::dot_dw(acc[0][v], in, V::load_dw(weight + (t * 4 + v) * V::kDwBytes));
+          for (int v = 0; v < 4; ++v)
+            acc[0][v] =
+                V::dot_dw(acc[0][v], V::load_dw_input(column + v * V::kDwInputBytes), V::load_dw(w + v * V::kDwBytes));
         }
-      }
-    } else {
-      const uint8_t* w = weight;
-      for (int64_t repeat = 0; repeat < p.repeats; ++repeat)
-        for (int64_t t = 0; t < g.kernel_w; ++t)
-          for (int64_t group = 0; group < row_groups(p); ++group, w += 4 * V::kDwBytes) {
-            const uint8_t* column = x + t * g.dilation_w * bytes + group * 4 * V::kDwInputBytes;
-#pragma GCC unroll 8
-            for (int v = 0; v < 4; ++v)
-              acc[0][v] = V::dot_dw(acc[0][v], V::load_dw_input(column + v * V::kDwInputBytes),
-                                    V::load_dw(w + v * V::kDwBytes));
-          }
-    }
-    const int64_t offset = (first + pixel) * p.channels + channel;
-    if (p.epilogue.output == Epilogue::Output::kU8 && !p.epilogue.residual) {
-      store_u8<V, 1, 4>(p.epilogue, acc, channel, static_cast<uint8_t*>(p.out) + offset, 0, count);
-    } else {
-      alignas(64) int32_t spilled[4 * V::kLanes];
-#pragma GCC unroll 8
-      for (int v = 0; v < 4; ++v) V::store_i32(spilled + v * V::kLanes, acc[0][v]);
-      store_general<V, 4>(p.epilogue, spilled, channel, p.out, offset, first + pixel, channel, count);
-    }
+    store_pixel<V>(p, acc, first + pixel, channel, count);
   }
 }
 
@@ -119,12 +213,26 @@ void depthwise_block(const DepthwiseParams& p, const uint8_t* image, int64_t oh,
   const ConvGeometry& g = p.conv;
   const int64_t channel_bytes = p.repeats * g.kernel_w * row_groups(p) * V::kDwBytes / V::kLanes;
   const uint8_t* weight = p.weight + channel * channel_bytes;
-  fill_columns<V>(p, image, oh * g.stride_h - g.pad_h, ow * g.stride_w - g.pad_w, buffer_columns(g, pixels), channel,
-                  count, scratch);
-  if (g.kernel_w == 3 && row_groups(p) == 1 && p.repeats == 1)
-    depthwise_pixels<V, 3>(p, scratch, weight, first, pixels, channel, count);
+  const int64_t h0 = oh * g.stride_h - g.pad_h, w0 = ow * g.stride_w - g.pad_w;
+  const bool plain = V::kHoldDw && p.repeats == 1 && g.dilation_w == 1 && g.stride_w <= 2;
+  // Other outputs would push the window out of the registers.
+  if (plain && g.kernel_w == 3 && row_groups(p) == 1 && p.epilogue.output == Epilogue::Output::kU8 &&
+      !p.epilogue.residual) {
+    if (g.stride_w == 1)
+      depthwise_columns<V, 1>(p, image, h0, w0, weight, first, pixels, channel, count);
+    else
+      depthwise_columns<V, 2>(p, image, h0, w0, weight, first, pixels, channel, count);
+    return;
+  }
+  const int64_t columns = buffer_columns(g, pixels);
+  fill_columns<V>(p, image, h0, w0, columns, channel, count, scratch);
+  auto* sums = reinterpret_cast<int32_t*>(scratch + columns * column_bytes<V>(p));
+  if (plain && g.kernel_w == 5 && row_groups(p) == 2)
+    depthwise_window<V, 5>(p, scratch, weight, first, pixels, channel, count, sums);
+  else if (plain && g.kernel_w == 7 && row_groups(p) == 2)
+    depthwise_window<V, 7>(p, scratch, weight, first, pixels, channel, count, sums);
   else
-    depthwise_pixels<V, 0>(p, scratch, weight, first, pixels, channel, count);
+    depthwise_pixels<V>(p, scratch, weight, first, pixels, channel, count);
 }
 
 // Rows are (image, output row) pairs.
