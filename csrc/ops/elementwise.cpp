@@ -46,8 +46,6 @@ Tensor run_binary(const char* what, BinaryKernel kernel, Tensor a, Tensor b, Bin
   return out;
 }
 
-double as_f32(double scale) { return static_cast<double>(static_cast<float>(scale)); }
-
 Tensor add(Tensor a, double a_scale, int64_t a_zero_point, Tensor b, double b_scale, int64_t b_zero_point, double scale,
            int64_t zero_point, int64_t quant_min, int64_t quant_max, ScalarType dtype) {
   BinaryParams p = {};

@@ -53,14 +53,14 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
   e.bias = offset;
 
   const bool quantized = spec.dtype == ScalarType::Byte || spec.dtype == ScalarType::Char;
-  double x_scale = static_cast<float>(spec.x_scale), inverse = 1.0;
+  double x_scale = as_f32(spec.x_scale), inverse = 1.0;
   if (quantized) {
     check_qparams(what, "y", spec.scale, spec.zero_point, spec.dtype);
     e.zero_point = to_u8_domain(spec.zero_point, spec.dtype);
     e.lo = static_cast<uint8_t>(to_u8_domain(spec.quant_min, spec.dtype));
     e.hi = static_cast<uint8_t>(to_u8_domain(spec.quant_max, spec.dtype));
     e.out_xor = sign_flip(spec.dtype);
-    inverse = 1.0 / static_cast<double>(static_cast<float>(spec.scale));
+    inverse = 1.0 / as_f32(spec.scale);
   } else {
     e.output = spec.dtype == ScalarType::Float ? Epilogue::Output::kF32 : Epilogue::Output::kI32;
   }
@@ -114,12 +114,12 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
     const ScalarType dtype = tail.residual->scalar_type();
     check_qparams(what, "residual", tail.residual_scale, tail.residual_zero_point, dtype);
     check_qparams(what, "sum", tail.sum_scale, tail.sum_zero_point, spec.dtype);
-    const double sum_inverse = 1.0 / static_cast<double>(static_cast<float>(tail.sum_scale));
+    const double sum_inverse = 1.0 / as_f32(tail.sum_scale);
     e.residual = bytes(*tail.residual);
     e.residual_xor = sign_flip(dtype);
     e.residual_zero_point = to_u8_domain(tail.residual_zero_point, dtype);
-    e.sum_mult = static_cast<float>(static_cast<double>(static_cast<float>(spec.scale)) * sum_inverse);
-    e.residual_mult = static_cast<float>(static_cast<double>(static_cast<float>(tail.residual_scale)) * sum_inverse);
+    e.sum_mult = static_cast<float>(as_f32(spec.scale) * sum_inverse);
+    e.residual_mult = static_cast<float>(as_f32(tail.residual_scale) * sum_inverse);
     e.sum_zero_point = to_u8_domain(tail.sum_zero_point, spec.dtype);
     e.sum_lo = static_cast<uint8_t>(to_u8_domain(tail.sum_min, spec.dtype));
     e.sum_hi = static_cast<uint8_t>(to_u8_domain(tail.sum_max, spec.dtype));

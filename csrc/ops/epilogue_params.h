@@ -31,6 +31,13 @@ int64_t slots_per_group(const PackedHeader& h);
 Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader& h, const Tensor& w_scale,
                        const OptionalTensor& bias, const OutputSpec& spec, const TailSpec& tail);
 
+// The scale as float32 holds it. Through memory: GCC 12 drops the rounding where it makes vectors of two of these
+// (numerics.md says float32, and one bit of a multiplier moves a tie).
+inline double as_f32(double scale) {
+  const volatile float rounded = static_cast<float>(scale);
+  return static_cast<double>(rounded);
+}
+
 void check_qparams(const char* what, const char* name, double scale, int64_t zero_point, ScalarType dtype);
 
 }  // namespace zeropoint

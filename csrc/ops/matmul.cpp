@@ -7,8 +7,6 @@
 namespace zeropoint {
 namespace {
 
-double as_f32(double scale) { return static_cast<double>(static_cast<float>(scale)); }
-
 // A batch of matrices with strides in elements; vectors as matrices, missing dimensions as ones.
 struct Batch {
   const uint8_t* data;

@@ -7,8 +7,6 @@
 namespace zeropoint {
 namespace {
 
-double as_f32(double scale) { return static_cast<double>(static_cast<float>(scale)); }
-
 Tensor normalize(Tensor x, int64_t rows, OptionalTensor weight, OptionalTensor bias, int64_t inner, double x_scale,
                  int64_t x_zero_point, double eps, bool centered, double scale, int64_t zero_point, int64_t quant_min,
                  int64_t quant_max, ScalarType dtype) {

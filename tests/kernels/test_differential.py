@@ -113,3 +113,18 @@ def test_batch_split_gives_the_same_bits(isa):
     whole, _ = _conv(x, weight)
     parts = torch.cat([_conv(part, weight)[0] for part in x.split(1)])
     assert torch.equal(whole, parts)
+
+
+def test_scales_are_rounded_to_float32_first(isa):
+    """Found by fuzzing: GCC 12 dropped the rounding of two scales at once; this value sits next to a float32 tie."""
+    a, b = torch.full((256,), 60, dtype=torch.uint8), torch.arange(256, dtype=torch.uint8)
+    arguments = (a, 2.4421874269267785, 28, b, 0.03, 128, 0.9, 0, 0, 255, torch.uint8)
+    assert torch.equal(ops.add(*arguments), _reference.add(*arguments))
+    weight, none = torch.ones(256, 1, dtype=torch.int8), None
+    x, residual = torch.full((1, 1), 60, dtype=torch.uint8), b.reshape(1, 256)
+    tail = {"residual": residual, "residual_scale": 0.03, "residual_zero_point": 128, "sum_scale": 0.9}
+    output = (torch.ones(1), none, none, 2.4421874269267785, 28, 2.4421874269267785, 28, 0, 255, torch.uint8)
+    packed = ops.linear_pack(weight, none)
+    assert torch.equal(
+        ops.linear(x, weight, packed, *output, **tail), _reference.linear(x, weight, packed, *output, **tail)
+    )

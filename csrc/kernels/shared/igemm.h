@@ -52,6 +52,20 @@ inline void row_pointers(const IgemmParams& p, const int64_t* offsets, int64_t m
     return;
   }
   const ConvGeometry& g = *p.conv;
+  if (g.pad_h == 0 && g.pad_w == 0) {  // every tap is inside
+    const auto start = [&] {
+      return p.a + c.n * g.image_stride + c.oh * g.stride_h * g.row_stride + c.ow * g.stride_w * p.a_stride;
+    };
+    const uint8_t* base = start();
+    const int64_t step = g.stride_w * p.a_stride;
+    for (int r = 0; r < rows; ++r) {
+      for (int64_t t = 0; t < p.taps; ++t) pointers[t * kMaxRows + r] = base + offsets[t];
+      base += step;
+      advance(g, c);
+      if (c.ow == 0) base = start();
+    }
+    return;
+  }
   const int64_t kernel_h = p.unique_taps / g.kernel_w;
   const int64_t last_h = g.in_h - (kernel_h - 1) * g.dilation_h, last_w = g.in_w - (g.kernel_w - 1) * g.dilation_w;
   for (int r = 0; r < rows; ++r, advance(g, c)) {
