@@ -49,7 +49,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check src tests benchmarks examples tools
 	$(BIN)/ruff format --check src tests benchmarks examples tools
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.cpp' -o -name '*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests/native -name '*.cpp' -o -name '*.h')
 	$(BIN)/python tools/check_native.py
 
 docs: $(VENV)/.docs

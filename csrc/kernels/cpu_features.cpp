@@ -1,6 +1,13 @@
 // Built with baseline flags: this file decides what may run, so it must itself run anywhere.
 #include "cpu_features.h"
 
+#ifdef ZEROPOINT_X86
+#include <cpuid.h>
+#endif
+#if defined(ZEROPOINT_ARM64) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 namespace zeropoint {
 
 const CpuFeatures& cpu_features() {
@@ -10,10 +17,23 @@ const CpuFeatures& cpu_features() {
     __builtin_cpu_init();
     // The builtin checks XCR0 as well: a feature counts only if the system saves its registers.
     f.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    unsigned a = 0, b = 0, c = 0, d = 0;  // no builtin knows this one in GCC 12
+    f.avxvnni = f.avx2 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
     f.avx512vnni = f.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                    __builtin_cpu_supports("avx512vnni");
+#ifdef ZEROPOINT_TEST_AVXVNNI_AS_AVX512VL
+    f.avxvnni = f.avx512vnni;
+#endif
     f.avx512vbmi = f.avx512vnni && __builtin_cpu_supports("avx512vbmi");
+#endif
+#ifdef ZEROPOINT_ARM64
+#ifdef __linux__
+    f.neon_dotprod = getauxval(AT_HWCAP) >> 20 & 1;                    // HWCAP_ASIMDDP
+    f.neon_i8mm = f.neon_dotprod && (getauxval(AT_HWCAP2) >> 13 & 1);  // HWCAP2_I8MM
+#elif defined(__APPLE__)
+    f.neon_dotprod = true;  // every Apple CPU that runs macOS
+#endif
 #endif
     return f;
   }();

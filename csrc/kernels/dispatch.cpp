@@ -23,7 +23,18 @@ const Isa* isas() {
   static const Isa list[] = {
       {&kScalarTable, true},
       {&kAvx2Table, cpu_features().avx2},
+      {&kAvxVnniTable, cpu_features().avxvnni},
       {&avx512vnni, cpu_features().avx512vnni},
+  };
+  return list;
+}
+constexpr int kIsaCount = 4;
+#elif defined(ZEROPOINT_ARM64)
+const Isa* isas() {
+  static const Isa list[] = {
+      {&kScalarTable, true},
+      {&kNeonDotprodTable, cpu_features().neon_dotprod},
+      {&kNeonI8mmTable, cpu_features().neon_i8mm},
   };
   return list;
 }

@@ -185,9 +185,14 @@ struct KernelTable {
 extern const KernelTable kScalarTable;
 #ifdef ZEROPOINT_X86
 extern const KernelTable kAvx2Table;
+extern const KernelTable kAvxVnniTable;
 extern const KernelTable kAvx512VnniTable;
 // Byte table lookup in registers; used by avx512vnni where the CPU has VBMI.
 void lookup_avx512vbmi(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
+#endif
+#ifdef ZEROPOINT_ARM64
+extern const KernelTable kNeonDotprodTable;
+extern const KernelTable kNeonI8mmTable;
 #endif
 
 }  // namespace zeropoint
