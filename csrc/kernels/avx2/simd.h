@@ -25,7 +25,7 @@ struct Avx2 {
   using DwInput = DwWeight;               // four interleaved bytes as two pairs of int16
   static constexpr int kDwBytes = 64;
   static constexpr int kDwInputBytes = 64;
-  static constexpr bool kHoldDw = false;  // 24 registers of weights would spill
+  static constexpr int kDwWindow = 3;  // columns times groups of rows that fit the registers, with their weights
 
   static I32 load_i32(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static void store_i32(int32_t* p, I32 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }

@@ -15,7 +15,7 @@ struct Avx512VnniHalf : Avx2 {
   using DwInput = __m256i;
   static constexpr int kDwBytes = 32;
   static constexpr int kDwInputBytes = 32;
-  static constexpr bool kHoldDw = true;
+  static constexpr int kDwWindow = 14;  // columns times groups of rows that fit the registers, with their weights
   static DwWeight load_dw(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static DwInput load_dw_input(const uint8_t* p) { return load_dw(p); }
   static void store_dw_input(uint8_t* p, I32 mixed) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), mixed); }
@@ -52,7 +52,7 @@ struct Avx512Vnni {
   using DwInput = __m512i;
   static constexpr int kDwBytes = 64;
   static constexpr int kDwInputBytes = 64;
-  static constexpr bool kHoldDw = true;
+  static constexpr int kDwWindow = 14;  // columns times groups of rows that fit the registers, with their weights
 
   static I32 load_i32(const int32_t* p) { return _mm512_loadu_si512(p); }
   static void store_i32(int32_t* p, I32 v) { _mm512_storeu_si512(p, v); }

@@ -24,7 +24,7 @@ struct Neon {
   static constexpr bool kOrders = true;
   static constexpr int kDwBytes = 16;
   static constexpr int kDwInputBytes = 16;
-  static constexpr bool kHoldDw = true;
+  static constexpr int kDwWindow = 14;  // columns times groups of rows that fit the registers, with their weights
 
   static int32x4_t dot_us(int32x4_t acc, uint8x16_t u, int8x16_t s) {
 #ifdef __ARM_FEATURE_MATMUL_INT8

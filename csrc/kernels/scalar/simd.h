@@ -29,7 +29,7 @@ struct Scalar {
   using DwInput = I32;
   static constexpr int kDwBytes = 32;
   static constexpr int kDwInputBytes = 16;
-  static constexpr bool kHoldDw = true;
+  static constexpr int kDwWindow = 14;  // columns times groups of rows that fit the registers, with their weights
 
   template <class F>
   static I32 each_i32(F f) {

@@ -139,26 +139,26 @@ template <class V, int Stride>
   }
 }
 
-// `Taps` columns and two groups of rows from the buffer, one vector of channels after the other.
-template <class V, int Taps>
+// `Taps` columns and `Groups` groups of rows from the buffer, one vector of channels after the other.
+template <class V, int Taps, int Groups>
 void depthwise_window(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t first,
                       int64_t pixels, int64_t channel, int count, int32_t* sums) {
   const int64_t bytes = column_bytes<V>(p), stride = p.conv.stride_w;
   for (int v = 0; v < 4; ++v) {
-    typename V::DwWeight held[Taps][2];
-    typename V::DwInput window[Taps][2] = {};
+    typename V::DwWeight held[Taps][Groups];
+    typename V::DwInput window[Taps][Groups] = {};
 #pragma GCC unroll 8
     for (int t = 0; t < Taps; ++t)
 #pragma GCC unroll 2
-      for (int k = 0; k < 2; ++k) held[t][k] = V::load_dw(weight + ((t * 2 + k) * 4 + v) * V::kDwBytes);
+      for (int k = 0; k < Groups; ++k) held[t][k] = V::load_dw(weight + ((t * Groups + k) * 4 + v) * V::kDwBytes);
     const uint8_t* next = buffer + v * V::kDwInputBytes;
     const auto take = [&] {
 #pragma GCC unroll 8
       for (int t = 1; t < Taps; ++t)
 #pragma GCC unroll 2
-        for (int k = 0; k < 2; ++k) window[t - 1][k] = window[t][k];
+        for (int k = 0; k < Groups; ++k) window[t - 1][k] = window[t][k];
 #pragma GCC unroll 2
-      for (int k = 0; k < 2; ++k) window[Taps - 1][k] = V::load_dw_input(next + k * 4 * V::kDwInputBytes);
+      for (int k = 0; k < Groups; ++k) window[Taps - 1][k] = V::load_dw_input(next + k * 4 * V::kDwInputBytes);
       next += bytes;
     };
     for (int64_t t = 0; t < Taps - stride; ++t) take();
@@ -170,7 +170,7 @@ void depthwise_window(const DepthwiseParams& p, const uint8_t* buffer, const uin
 #pragma GCC unroll 8
       for (int t = 0; t < Taps; ++t)
 #pragma GCC unroll 2
-        for (int k = 0; k < 2; ++k) acc[k] = V::dot_dw(acc[k], window[t][k], held[t][k]);
+        for (int k = 0; k < Groups; ++k) acc[(t + k) % 2] = V::dot_dw(acc[(t + k) % 2], window[t][k], held[t][k]);
       V::store_i32(sums + (pixel * 4 + v) * V::kLanes, V::add_i32(acc[0], acc[1]));
     }
   }
@@ -214,25 +214,30 @@ void depthwise_block(const DepthwiseParams& p, const uint8_t* image, int64_t oh,
   const int64_t channel_bytes = p.repeats * g.kernel_w * row_groups(p) * V::kDwBytes / V::kLanes;
   const uint8_t* weight = p.weight + channel * channel_bytes;
   const int64_t h0 = oh * g.stride_h - g.pad_h, w0 = ow * g.stride_w - g.pad_w;
-  const bool plain = V::kHoldDw && p.repeats == 1 && g.dilation_w == 1 && g.stride_w <= 2;
-  // Other outputs would push the window out of the registers.
-  if (plain && g.kernel_w == 3 && row_groups(p) == 1 && p.epilogue.output == Epilogue::Output::kU8 &&
-      !p.epilogue.residual) {
-    if (g.stride_w == 1)
-      depthwise_columns<V, 1>(p, image, h0, w0, weight, first, pixels, channel, count);
-    else
-      depthwise_columns<V, 2>(p, image, h0, w0, weight, first, pixels, channel, count);
-    return;
+  const bool plain = p.repeats == 1 && g.dilation_w == 1 && g.stride_w <= 2;
+  if constexpr (V::kDwWindow >= 14) {
+    // Other outputs would push the window out of the registers.
+    if (plain && g.kernel_w == 3 && row_groups(p) == 1 && p.epilogue.output == Epilogue::Output::kU8 &&
+        !p.epilogue.residual) {
+      if (g.stride_w == 1)
+        depthwise_columns<V, 1>(p, image, h0, w0, weight, first, pixels, channel, count);
+      else
+        depthwise_columns<V, 2>(p, image, h0, w0, weight, first, pixels, channel, count);
+      return;
+    }
   }
   const int64_t columns = buffer_columns(g, pixels);
   fill_columns<V>(p, image, h0, w0, columns, channel, count, scratch);
   auto* sums = reinterpret_cast<int32_t*>(scratch + columns * column_bytes<V>(p));
-  if (plain && g.kernel_w == 5 && row_groups(p) == 2)
-    depthwise_window<V, 5>(p, scratch, weight, first, pixels, channel, count, sums);
-  else if (plain && g.kernel_w == 7 && row_groups(p) == 2)
-    depthwise_window<V, 7>(p, scratch, weight, first, pixels, channel, count, sums);
-  else
-    depthwise_pixels<V>(p, scratch, weight, first, pixels, channel, count);
+  if (plain && g.kernel_w == 3 && row_groups(p) == 1)
+    return depthwise_window<V, 3, 1>(p, scratch, weight, first, pixels, channel, count, sums);
+  if constexpr (V::kDwWindow >= 14) {
+    if (plain && g.kernel_w == 5 && row_groups(p) == 2)
+      return depthwise_window<V, 5, 2>(p, scratch, weight, first, pixels, channel, count, sums);
+    if (plain && g.kernel_w == 7 && row_groups(p) == 2)
+      return depthwise_window<V, 7, 2>(p, scratch, weight, first, pixels, channel, count, sums);
+  }
+  depthwise_pixels<V>(p, scratch, weight, first, pixels, channel, count);
 }
 
 // Rows are (image, output row) pairs.
