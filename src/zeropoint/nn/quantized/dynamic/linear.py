@@ -13,6 +13,7 @@ from zeropoint.nn import intrinsic as nni
 from zeropoint.nn import qat as nnqat
 from zeropoint.nn.quantized.modules.linear import Linear as StaticLinear
 from zeropoint.nn.quantized.modules.weighted import quantize_weight, weight_observer
+from zeropoint.ops.convolution import Packed
 from zeropoint.tensor import QTensor, choose_qparams, is_qdtype, qint8
 
 __all__ = ["Linear", "float_input", "float_weight_dtype", "quantize_by_range"]
@@ -119,10 +120,10 @@ class Linear(StaticLinear):
             raise QuantizationError(f"Linear: group_size must be None or a multiple of 32 from 32 to 256, got {value}")
         self._group_size, self._packed = value, None
 
-    def pack(self) -> torch.Tensor:
+    def pack(self) -> Packed:
         return torch.empty(0) if self._float_weight is not None else super().pack()
 
-    def _pack_weight(self) -> torch.Tensor:
+    def _pack_weight(self) -> Packed:
         if self._group_size is None:
             return super()._pack_weight()
         groups, zero_point = -(-self.in_features // self._group_size), self._w_zero_point

@@ -19,7 +19,7 @@ from zeropoint.nn.quantized.modules.weighted import (
     relu_bound,
     weight_observer,
 )
-from zeropoint.ops.convolution import Convolution
+from zeropoint.ops.convolution import Convolution, Packed
 from zeropoint.tensor import QTensor, make_per_tensor_quantized_tensor
 
 __all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
@@ -130,7 +130,7 @@ class _ConvBase(WeightedQuantizedModule):
         spread = self._convolution.per_output_channel
         return self._convolution.kernel_weight(data), spread(scale).contiguous(), spread(zero_point).contiguous()
 
-    def _pack_weight(self) -> torch.Tensor:
+    def _pack_weight(self) -> Packed:
         return self._convolution.pack(self._int_weight, self._w_zero_point)
 
     def _check_input(self, data: torch.Tensor) -> None:

@@ -19,6 +19,7 @@ from zeropoint.nn.quantized.modules.weighted import (
     relu_bound,
     weight_observer,
 )
+from zeropoint.ops.convolution import Packed
 from zeropoint.tensor import QTensor, as_qdtype, make_per_tensor_quantized_tensor, qint8
 
 __all__ = ["Linear"]
@@ -55,7 +56,7 @@ class Linear(WeightedQuantizedModule):
     def _weight_shape(self) -> tuple[int, ...]:
         return (self.out_features, self.in_features)
 
-    def _pack_weight(self) -> torch.Tensor:
+    def _pack_weight(self) -> Packed:
         return ops.linear_pack(self._int_weight, self._w_zero_point)
 
     def forward(self, x: QTensor) -> QTensor:

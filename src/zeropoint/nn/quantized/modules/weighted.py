@@ -10,6 +10,7 @@ from torch import nn
 from zeropoint import backend, ops
 from zeropoint._reference.quantize import f32
 from zeropoint.errors import QuantizationError, UncalibratedError
+from zeropoint.ops.convolution import Packed
 from zeropoint.tensor import (
     QDtype,
     QTensor,
@@ -296,7 +297,7 @@ class WeightedQuantizedModule(QuantizedOutput):
 
     def __init__(self) -> None:
         super().__init__()
-        self._packed: torch.Tensor | None = None
+        self._packed: Packed | None = None
         self._packed_layout = -1
 
     def set_weight_bias(self, w: QTensor, b: torch.Tensor | None) -> None:
@@ -349,16 +350,16 @@ class WeightedQuantizedModule(QuantizedOutput):
     def _weight_shape(self) -> tuple[int, ...]:
         raise NotImplementedError
 
-    def _pack_weight(self) -> torch.Tensor:
+    def _pack_weight(self) -> Packed:
         raise NotImplementedError
 
-    def pack(self) -> torch.Tensor:
+    def pack(self) -> Packed:
         """Packs the weight for the instruction set in use, unless it is already; running does so by itself."""
         if self._packed is None or self._packed_layout != backend.layout_id():
             self._packed, self._packed_layout = self._pack_weight(), backend.layout_id()
         return self._packed
 
-    def _ready(self) -> torch.Tensor:
+    def _ready(self) -> Packed:
         if not self._calibrated:
             self._require_calibration()
         return self.pack()
