@@ -5,8 +5,7 @@
 SUITE is a folder with one file per network that defines ``load() -> (module, example arguments)``,
 ``calib() -> list of arguments`` and ``score(model) -> dict``. Modes: ``dynamic`` (Linear and recurrent layers per
 row), ``dynamic-group`` (ranges per row and 128 inputs), ``dynamic-tensor`` (one range per tensor, as torch), ``weights-4``
-and ``weights-8`` (Linear weights of 4 or 8 bits in groups of 32, float activations), ``static`` (stubs around the whole
-network).
+and ``weights-8`` (Linear weights of 4 or 8 bits in groups of 32, float activations), ``static`` (zeropoint.quantize).
 """
 
 from __future__ import annotations
@@ -19,17 +18,10 @@ import time
 import warnings
 from typing import Any
 
-import torch
 from torch import nn
 
 import zeropoint as zp
 from zeropoint.quantization import (
-    QuantWrapper,
-    convert,
-    find_fusable_modules,
-    fuse_modules,
-    get_default_qconfig,
-    prepare,
     quantize_dynamic,
     quantize_weight_only,
 )
@@ -45,27 +37,14 @@ def dynamic(model: nn.Module, mode: str) -> nn.Module:
     )
 
 
-def static(model: nn.Module, example: Any, batches: Any) -> nn.Module:
-    wrapped = QuantWrapper(copy.deepcopy(model)).eval()
-    fused = find_fusable_modules(wrapped, tuple(example))
-    if fused:
-        fuse_modules(wrapped, fused, inplace=True)
-    wrapped.qconfig = get_default_qconfig()
-    prepared = prepare(wrapped)
-    with torch.inference_mode():
-        for arguments in batches:
-            prepared(*arguments)
-    return convert(prepared)
-
-
 def stacks(network: Any, model: nn.Module, example: Any, mode: str, with_torch_ao: bool) -> dict[str, Any]:
     """What to score: title to a function that makes the model."""
     rows: dict[str, Any] = {"float": lambda: model}
     if mode == "static":
-        rows["zeropoint static"] = lambda: static(model, example, network.calib())
+        rows["zeropoint static"] = lambda: zp.quantize(model, network.calib())
         theirs = (
             "torch.ao FX static",
-            lambda: importlib.import_module("common").ao_static(model, example, network.calib()),
+            lambda: importlib.import_module("common").ao_zp.quantize(model, network.calib()),
         )
     else:
         rows[f"zeropoint {mode}"] = lambda: dynamic(model, mode)

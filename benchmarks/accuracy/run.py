@@ -24,7 +24,8 @@ from rich.table import Table
 
 from zeropoint import backend
 from zeropoint.analysis import agreement, sqnr
-from zeropoint.recipe import quantize_model, read_recipe, save_quantized
+from zeropoint.quantization.one_call import fuse_and_convert
+from zeropoint.recipe import read_recipe, save_quantized
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +77,7 @@ def main() -> None:
     original, example = recipe.float_model()
     plain = plain_float_model(original)
     quantized, _ = recipe.float_model()
-    quantized, fused = quantize_model(quantized, example, lambda m: [m(x) for x in calibration])
+    quantized, fused = fuse_and_convert(quantized, example, lambda m: [m(x) for x in calibration])
     file = ROOT / "out" / "mobilenet_v2_94.safetensors"
     file.parent.mkdir(exist_ok=True)
     save_quantized(quantized, fused, file)

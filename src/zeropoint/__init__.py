@@ -39,6 +39,7 @@ from zeropoint.quantization.fake_quantize import (
     fake_quantize_per_channel_affine,
     fake_quantize_per_tensor_affine,
 )
+from zeropoint.quantization.one_call import quantize
 
 __version__ = "0.1.0"
 
@@ -70,6 +71,7 @@ __all__ = [
     "qint8",
     "qint32",
     "quantization",
+    "quantize",
     "quantize_per_channel",
     "quantize_per_tensor",
     "quint2x4",

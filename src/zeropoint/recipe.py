@@ -22,22 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from zeropoint.errors import QuantizationError
-from zeropoint.quantization import (
-    QConfig,
-    QuantStub,
-    QuantWrapper,
-    convert,
-    find_fusable_modules,
-    fuse_modules,
-    get_default_qconfig,
-    prepare,
-)
+from zeropoint.quantization import QuantStub, QuantWrapper, convert, fuse_modules, get_default_qconfig, prepare
 
 __all__ = ["Recipe", "load_quantized", "read_recipe", "save_quantized"]
 
@@ -110,20 +100,6 @@ def read_recipe(path: str | Path) -> Recipe:
         getattr(module, "evaluation", module.calibration),
         getattr(module, "evaluate", None),
     )
-
-
-def quantize_model(
-    model: nn.Module, example: tuple[Any, ...], calibrate: Callable[[nn.Module], None], qconfig: QConfig | None = None
-) -> tuple[nn.Module, list[list[str]]]:
-    """Fuses, prepares, calibrates and converts ``model`` in place; also gives the fused module names."""
-    fused = find_fusable_modules(model, example)
-    if fused:
-        fuse_modules(model, fused, inplace=True)
-    model.qconfig = qconfig or get_default_qconfig()  # type: ignore[assignment]
-    prepare(model, inplace=True)
-    with torch.inference_mode():
-        calibrate(model)
-    return convert(model, inplace=True), fused
 
 
 def save_quantized(model: nn.Module, fused: list[list[str]], path: str | Path) -> None:

@@ -9,7 +9,8 @@ import torch
 
 from zeropoint import backend
 from zeropoint.analysis import agreement, coverage, sqnr
-from zeropoint.recipe import load_quantized, quantize_model, read_recipe, save_quantized
+from zeropoint.quantization.one_call import fuse_and_convert
+from zeropoint.recipe import load_quantized, read_recipe, save_quantized
 
 RECIPE = Path(__file__).parents[2] / "examples" / "mobilenet_v2" / "recipe.py"
 
@@ -19,7 +20,7 @@ def result(tmp_path_factory):
     recipe = read_recipe(RECIPE)
     original, _ = recipe.float_model()
     model, example = recipe.float_model()
-    model, fused = quantize_model(model, example, lambda m: [m(*a) for a in recipe.calibration_inputs()])
+    model, fused = fuse_and_convert(model, example, lambda m: [m(*a) for a in recipe.calibration_inputs()])
     path = tmp_path_factory.mktemp("mobilenet") / "model.safetensors"
     save_quantized(model, fused, path)
     return recipe, original, model, path

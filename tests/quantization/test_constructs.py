@@ -22,7 +22,7 @@ NAMES = [*constructs.MODULES, *constructs.FUNCTIONS]
 # What has no integer form: computed in float, then quantized, counted.
 IN_FLOAT = {
     "LocalResponseNorm": "local_response_norm", "LogSoftmax": "log_softmax", "GLU": "glu", "LPPool2d": "lp_pool2d",
-    "Fold/Unfold": "unfold", "sum": "sum", "F.softmax": "softmax", "einsum": "einsum", "layer_norm": "layer_norm",
+    "Fold/Unfold": "unfold", "sum": "sum", "einsum": "einsum",
     "F.scaled_dot_product_attention": "scaled_dot_product_attention", "F.normalize": "normalize", "cumsum": "cumsum",
     ".to(float16)": "to",
 }  # fmt: skip

@@ -26,7 +26,8 @@ from zeropoint.quantization import (
     default_per_channel_weight_observer,
     default_weight_observer,
 )
-from zeropoint.recipe import Recipe, quantize_model, read_recipe, save_quantized
+from zeropoint.quantization.one_call import fuse_and_convert
+from zeropoint.recipe import Recipe, read_recipe, save_quantized
 
 __all__ = ["add_parser"]
 
@@ -122,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     model, example = recipe.float_model()
     qconfig = QConfig(_OBSERVERS[arguments.observer], _WEIGHTS[arguments.weights])
     start = time.perf_counter()
-    model, fused = quantize_model(model, example, _calibrator(recipe, console), qconfig)
+    model, fused = fuse_and_convert(model, example, _calibrator(recipe, console), qconfig)
     seconds = time.perf_counter() - start
     save_quantized(model, fused, arguments.output)
 

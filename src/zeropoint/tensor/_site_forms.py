@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -183,6 +184,37 @@ def _matmul(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], site: Any)
     return _wrap(data, site)
 
 
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, default: Any = None) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+def _softmax(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], site: Any) -> Any:
+    x, dim = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "dim")
+    if not _is_8bit(x) or dim is None or kwargs.get("dtype") is not None or len(args) > 2:
+        return NotImplemented
+    dtype = site._output_dtype
+    data = ops.softmax(
+        x._data, dim, x._scale, site._scale, site._zero_point, dtype.quant_min, dtype.quant_max, dtype.storage
+    )
+    return _wrap(data, site)
+
+
+def _layer_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], site: Any) -> Any:
+    x, shape = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "normalized_shape")
+    affine = [_argument(args, kwargs, i, name) for i, name in ((2, "weight"), (3, "bias"))]
+    if not _is_8bit(x) or any(a is not None and type(a) not in (torch.Tensor, torch.nn.Parameter) for a in affine):
+        return NotImplemented
+    count = math.prod(shape)
+    weight, bias = (None if a is None else a.detach().float().reshape(-1).contiguous() for a in affine)
+    dtype = site._output_dtype
+    data = ops.normalize(
+        x._data.contiguous(), x._data.numel() // max(count, 1), weight, bias, 1, x._scale, x._zero_point,
+        _argument(args, kwargs, 4, "eps", 1e-5), True, site._scale, site._zero_point, dtype.quant_min, dtype.quant_max,
+        dtype.storage,
+    )  # fmt: skip
+    return _wrap(data, site)
+
+
 def _joined(function: Callable[..., torch.Tensor]) -> Callable[..., Any]:
     def form(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], site: Any) -> Any:
         tensors = args[0] if args else kwargs.get("tensors")
@@ -225,6 +257,8 @@ _FORMS: dict[str, Callable[..., Any]] = {
     "matmul": _matmul,
     "bmm": _matmul,
     "mm": _matmul,
+    "softmax": _softmax,
+    "layer_norm": _layer_norm,
     "cat": _joined(torch.cat),
     "concat": _joined(torch.cat),
     "concatenate": _joined(torch.cat),

@@ -1,0 +1,114 @@
+"""From a float model to an int8 one in one call, module by module."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map_only
+
+from zeropoint.errors import QuantizationError
+from zeropoint.quantization.fuse_modules import find_fusable_modules, fuse_modules
+from zeropoint.quantization.qconfig import QConfig, get_default_qconfig
+from zeropoint.quantization.quantize import convert, prepare, quantize_dynamic
+from zeropoint.tensor import QTensor
+
+__all__ = ["QuantizedModel", "fuse_and_convert", "quantize"]
+
+
+def fuse_and_convert(
+    model: nn.Module, example: tuple[Any, ...], calibrate: Callable[[nn.Module], None], qconfig: Any = None
+) -> tuple[nn.Module, list[list[str]]]:
+    """Fuses, prepares, calibrates and converts ``model`` in place; also gives the fused module names."""
+    fused = find_fusable_modules(model, example)
+    if fused:
+        fuse_modules(model, fused, inplace=True)
+    model.qconfig = qconfig or get_default_qconfig()  # type: ignore[assignment]
+    for module in model.modules():
+        # Their weights need qparams of another kind, and models read them as tensors.
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and not hasattr(module, "qconfig"):
+            module.qconfig = None  # type: ignore[assignment]
+    prepare(model, inplace=True)
+    with torch.inference_mode():
+        calibrate(model)
+    return convert(model, inplace=True), fused
+
+
+class QuantizedModel(nn.Module):
+    """A converted model that takes and gives ordinary tensors.
+
+    Float inputs are quantized by the layers they come to, with the ranges that calibration saw there; what leaves
+    the model quantized is dequantized. ``zeropoint.report(model)`` says what runs in int8.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return tree_map_only(QTensor, QTensor.dequantize, self.module(*args, **kwargs))
+
+
+def _positional(model: nn.Module, inputs: Any) -> tuple[Any, ...]:
+    """One batch as positional arguments of ``model``."""
+    if isinstance(inputs, Mapping):
+        bound = inspect.signature(model.forward).bind(**inputs)
+        if bound.kwargs:
+            raise QuantizationError(f"quantize: {', '.join(bound.kwargs)} can only be given by keyword; wrap the model")
+        return bound.args
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
+def quantize(
+    model: nn.Module,
+    calibration: Iterable[Any] | None = None,
+    *,
+    dynamic: bool = False,
+    qconfig: QConfig | None = None,
+    group_size: int | None = 128,
+) -> nn.Module:
+    """An int8 model from a float one; the float model is left as it is.
+
+    Static (``calibration`` given): layers that can be fused are, ranges of activations come from the calibration
+    inputs, and layers, functions and operators that have an int8 form run in it; the others run in float between
+    them and are listed by ``zeropoint.report`` (embeddings too, unless they have a qconfig). Dynamic: Linear and recurrent layers, with ranges taken at run
+    time per row (and per ``group_size`` inputs of a Linear); needs no data.
+
+    Args:
+        calibration: inputs like those to come: tensors, tuples of arguments, or mappings of arguments by name.
+        qconfig: observers to use; by default :func:`get_default_qconfig`.
+        group_size: of ``dynamic``; None for whole rows.
+
+    Returns:
+        A module that takes and gives ordinary tensors, as ``model`` does.
+
+    Raises:
+        QuantizationError: neither or both of ``calibration`` and ``dynamic``, or no calibration inputs.
+    """
+    if not isinstance(model, nn.Module):
+        raise QuantizationError(f"quantize: the model must be an nn.Module, got {type(model).__name__}")
+    if dynamic == (calibration is not None):
+        raise QuantizationError(
+            "quantize: give calibration inputs for static quantization, or dynamic=True for ranges at run time"
+        )
+    if calibration is None:
+        if qconfig is not None:
+            raise QuantizationError("quantize: qconfig belongs to static quantization; use quantize_dynamic for others")
+        return quantize_dynamic(model, per_row=True, group_size=group_size)
+    batches = iter(calibration)
+    try:
+        first = _positional(model, next(batches))
+    except StopIteration:
+        raise QuantizationError("quantize: calibration gave no inputs") from None
+
+    def calibrate(prepared: nn.Module) -> None:
+        prepared(*first)
+        for inputs in batches:
+            prepared(*_positional(model, inputs))
+
+    converted, _ = fuse_and_convert(copy.deepcopy(model).eval(), first, calibrate, qconfig)
+    return QuantizedModel(converted)
