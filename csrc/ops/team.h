@@ -60,7 +60,7 @@ class Team {
       return;
     }
     for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
-      if (spins < 4000)
+      if (spins < 400)
         pause();
       else
         std::this_thread::yield();

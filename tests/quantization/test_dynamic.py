@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
 
 import pytest
 import torch
@@ -35,6 +36,25 @@ def test_by_name():
     quantized = quantize_dynamic(model(), {"0": default_dynamic_qconfig})
     assert type(quantized[0]) is nnqd.Linear
     assert type(quantized[2][0]) is nn.Linear
+
+
+def test_layers_called_from_several_threads_at_once():
+    """Each call gathers a team of its own; one that finds no helpers works alone."""
+    quantized, x = quantize_dynamic(nn.LSTM(64, 128, 2)), torch.randn(9, 3, 64)
+    expected, wrong = quantized(x)[0], []
+    run = lambda: [wrong.append(1) for _ in range(30) if not torch.equal(quantized(x)[0], expected)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        threads = [threading.Thread(target=run) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in threads)
+    finally:
+        torch.set_num_threads(before)
+    assert wrong == []
 
 
 def test_same_bits_on_any_thread_count_and_state_round_trip():
