@@ -58,6 +58,7 @@ docs: $(VENV)/.docs
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/kernels/run.py
 	$(BIN)/python benchmarks/kernels/dynamic.py
+	$(BIN)/python benchmarks/kernels/weight_only.py
 
 bench-accuracy: $(VENV)/.test
 	$(BIN)/python benchmarks/accuracy/run.py
