@@ -21,6 +21,7 @@ struct Avx2 {
   static constexpr bool kWidenA = true;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
+  static constexpr bool kPairs = false;
   static constexpr bool kOrders = false;  // kRowF32 goes through memory
   using DwInput = DwWeight;               // four interleaved bytes as two pairs of int16
   static constexpr int kDwBytes = 64;

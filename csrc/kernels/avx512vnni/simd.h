@@ -190,6 +190,13 @@ struct Avx512Vnni {
       _mm512_mask_storeu_epi8(p, first(count), bytes);
     }
   }
+  // Two rows of two vectors each, narrowed together: every other 8 bytes are the second row's.
+  static constexpr bool kPairs = true;
+  static void store_pair(uint8_t* a, uint8_t* b, U8 bytes) {
+    bytes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), bytes);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(a), _mm512_castsi512_si256(bytes));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(b), _mm512_extracti64x4_epi64(bytes, 1));
+  }
   template <int NV>
   static U8 load_u8(const uint8_t* p, int count) {
     __m512i bytes = NV == 4 && count == 64 ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi8(first(count), p);

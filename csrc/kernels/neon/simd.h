@@ -21,6 +21,7 @@ struct Neon {
   static constexpr bool kWidenA = false;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
+  static constexpr bool kPairs = false;
   static constexpr bool kOrders = true;
   static constexpr int kDwBytes = 16;
   static constexpr int kDwInputBytes = 16;

@@ -25,6 +25,7 @@ struct Scalar {
   static constexpr bool kWidenA = true;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
+  static constexpr bool kPairs = false;
   static constexpr bool kOrders = false;  // kRowF32 goes through memory
   using DwInput = I32;
   static constexpr int kDwBytes = 32;

@@ -32,6 +32,21 @@ inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t 
     mult[v] = V::load_f32(e.mult + slot + v * V::kLanes);
     bias[v] = V::load_f32(e.bias + slot + v * V::kLanes);
   }
+  if constexpr (NV == 2 && MR % 2 == 0 && V::kPairs) {
+    if (cols == 2 * V::kLanes) {  // two rows of half a register each share what follows
+#pragma GCC unroll 4
+      for (int r = 0; r < MR; r += 2) {
+        typename V::I32 q[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i)
+          q[i] = rounded<V>(V::add(V::mul(V::to_f32(acc[r + i / 2][i % 2]), mult[i % 2]), bias[i % 2]));
+        typename V::U8 bytes = V::template narrow<4>(q, e.zero_point, e.lo, e.hi);
+        if (e.table) bytes = V::lookup(bytes, e.table);
+        V::store_pair(out + r * out_stride, out + (r + 1) * out_stride, V::flip(bytes, e.out_xor));
+      }
+      return;
+    }
+  }
 #pragma GCC unroll 8
   for (int r = 0; r < MR; ++r) {
     typename V::I32 q[NV];
