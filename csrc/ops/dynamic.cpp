@@ -19,7 +19,8 @@ RowQparams choose(float lo, float hi, float levels) {
   RowQparams q;
   q.scale = std::max((hi - lo) / levels, kEps);
   q.inverse = 1.0f / q.scale;
-  const float shift = std::nearbyint(lo / q.scale);
+  // Half to even of a value in [-levels, 0]; without a call, as this stands between the steps of a recurrent layer.
+  const float shift = (lo / q.scale + 12582912.0f) - 12582912.0f;
   q.zero_point = static_cast<int32_t>(std::min(std::max(0.0f - shift, 0.0f), levels));
   return q;
 }
@@ -222,7 +223,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
     const int64_t unit0 = block0 * unit_step, units = std::min(hidden, block1 * unit_step) - unit0;
     const auto multiply = [&](const IgemmParams& p, int64_t m) {
       uint8_t* worker = scratch(Scratch::kWorker, kernel.igemm_scratch(p));
-      if (aligned) {
+      if (aligned && size > 1) {
         for (int64_t g = 0; g < gates; ++g) kernel.igemm(p, 0, m, g * blocks + block0, g * blocks + block1, worker);
       } else {
         kernel.igemm(p, 0, m, panels * rank / size, panels * (rank + 1) / size, worker);

@@ -82,9 +82,9 @@ def _exp(x: torch.Tensor) -> torch.Tensor:
     x = torch.where(x < -43.0, -43.0, x)
     shifted = fma32(x, _f32(1.44269504), 12582912.0)
     n = shifted - 12582912.0
-    r = fma32(n, _f32(2.12194440e-4), fma32(n, -0.693359375, x.double()).double())
-    p = fma32(r, _f32(1.9875691500e-4), _f32(1.3981999507e-3))
-    for coefficient in (8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+    r = fma32(n, _f32(-0.693147182), x.double())
+    p = fma32(r, _f32(8.31243000e-3), _f32(4.18910900e-2))
+    for coefficient in (1.66671180e-1, 4.99992260e-1):
         p = fma32(p, r.double(), _f32(coefficient))
     p = fma32(p * r, r.double(), r.double()) + 1.0
     power = (shifted.contiguous().view(torch.int32) - 0x4B400000 + 127) << 23

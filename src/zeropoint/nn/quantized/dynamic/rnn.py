@@ -28,8 +28,7 @@ def _run_layer(
     ih: Linear, hh: Linear, data: torch.Tensor, sizes: list[int], state: State, kind: int, reverse: bool
 ) -> tuple[torch.Tensor, State]:
     """One layer in one direction over ``data`` [sum of sizes, features], time after time."""
-    h = state[0].detach().float().contiguous()
-    c = state[1].detach().float().contiguous() if kind == _LSTM else h.new_empty(0)
+    h, c = state[0], state[1] if kind == _LSTM else state[0].new_empty(0)
     if ih._float_weight is not None:
         return _run_layer_in_float(ih, hh, data, sizes, (h, c), kind, reverse)
     out, h, c = ops.rnn_dynamic(
@@ -211,7 +210,7 @@ class _DynamicRNNBase(nn.Module):
             raise QuantizationError(
                 f"{type(self).__name__}: the initial state must have shape {shapes}, got {[tuple(s.shape) for s in states]}"
             )
-        return tuple(s.float() for s in states)
+        return tuple(s.detach().float() for s in states)
 
     @classmethod
     def from_float(cls, mod: Any, use_precomputed_fake_quant: bool = False) -> Any:
@@ -291,7 +290,7 @@ class _DynamicCellBase(nn.Module):
         if state is None:
             current = tuple(x.new_zeros(x.shape[0], self.hidden_size) for _ in range(states))
         else:
-            current = tuple(s if batched else s.unsqueeze(0) for s in state)
+            current = tuple((s if batched else s.unsqueeze(0)).detach().float() for s in state)
         if any(tuple(s.shape) != (x.shape[0], self.hidden_size) for s in current):
             raise QuantizationError(
                 f"{type(self).__name__}: the state must have shape {(x.shape[0], self.hidden_size)}, got {[tuple(s.shape) for s in current]}"
