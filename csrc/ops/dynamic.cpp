@@ -1,4 +1,5 @@
 // zeropoint::linear_dynamic and rnn_dynamic: float in, float out, activations quantized at run time.
+#include <algorithm>
 #include <cmath>
 
 #include "gemm.h"
@@ -215,15 +216,28 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
   const int64_t unit_step = aligned ? panel_cols : 16, blocks = (hidden + unit_step - 1) / unit_step;
   // A step below this many multiply-adds is over before a second thread is there.
   const bool small = total / std::max<int64_t>(steps, 1) * hidden * columns < 32768;
-  const int64_t threads = small ? 1 : std::min<int64_t>(torch::stable::get_num_threads(), blocks);
+  // Rows do not need each other. Where each member has enough of them to multiply well and the weights fit its own
+  // cache, members share rows; else they share units, so that each weight is read once.
+  const auto cores = static_cast<int64_t>(torch::stable::get_num_threads());
+  const bool by_rows = !small && cores > 1 && batch >= 8 &&
+                       from_input.header->total_bytes + from_state.header->total_bytes <= int64_t{768} << 10;
+  const int64_t threads = small ? 1 : std::min(cores, by_rows ? batch / 4 : blocks);
   auto* bounds = reinterpret_cast<float*>(scratch(Scratch::kBounds, static_cast<size_t>(threads * batch) * 8));
   std::atomic<bool> finite{true};
   Team::run(threads, [&](int rank, int size, Team& team) {
-    const int64_t block0 = blocks * rank / size, block1 = blocks * (rank + 1) / size;
+    const int64_t block0 = by_rows ? 0 : blocks * rank / size, block1 = by_rows ? blocks : blocks * (rank + 1) / size;
     const int64_t unit0 = block0 * unit_step, units = std::min(hidden, block1 * unit_step) - unit0;
+    const int64_t row0 = by_rows ? batch * rank / size : 0, row1 = by_rows ? batch * (rank + 1) / size : batch;
+    float *from_x = a, *from_h = b;
+    if (by_rows) {
+      from_x = reinterpret_cast<float*>(scratch(Scratch::kGates, static_cast<size_t>(2 * (row1 - row0) * columns) * 4));
+      from_h = from_x + (row1 - row0) * columns;
+    }
     const auto multiply = [&](const IgemmParams& p, int64_t m) {
       uint8_t* worker = scratch(Scratch::kWorker, kernel.igemm_scratch(p));
-      if (aligned && size > 1) {
+      if (by_rows || size == 1) {
+        kernel.igemm(p, 0, m, 0, panels, worker);
+      } else if (aligned) {
         for (int64_t g = 0; g < gates; ++g) kernel.igemm(p, 0, m, g * blocks + block0, g * blocks + block1, worker);
       } else {
         kernel.igemm(p, 0, m, panels * rank / size, panels * (rank + 1) / size, worker);
@@ -231,9 +245,26 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
     };
     const auto size_of = [&](int64_t s) { return batch_sizes[static_cast<size_t>(reverse ? steps - 1 - s : s)]; };
     Rows state(batch, shared, Scratch::kStateRows);
-    // The state of n rows, quantized to their ranges: each member takes its units, and they exchange bounds and bytes.
-    const auto quantize_state = [&](int64_t n) {
+    // Ranges of the state's first n rows, of which this member owns m; members exchange what they need of each other.
+    const auto find_ranges = [&](int64_t s, int64_t n, int64_t m) {
       float* mine = bounds + rank * 2 * batch;
+      if (by_rows) {
+        std::fill(state.low, state.low + n, 0.0f);
+        std::fill(state.high, state.high + n, 0.0f);
+        for (int64_t i = row0; i < row0 + m; ++i)
+          kernel.row_range(hp + i * hidden, hidden, state.low + i, state.high + i);
+        if (per_row) return;
+        mine += s % 2 * 2;  // what the step before wrote may still be read
+        mine[0] = *std::min_element(state.low, state.low + n);
+        mine[1] = *std::max_element(state.high, state.high + n);
+        team.barrier();
+        for (int other = 0; other < size; ++other) {
+          const float* theirs = bounds + other * 2 * batch + s % 2 * 2;
+          state.low[0] = std::min(state.low[0], theirs[0]);
+          state.high[0] = std::max(state.high[0], theirs[1]);
+        }
+        return;
+      }
       for (int64_t i = 0; i < n; ++i) {
         mine[2 * i] = mine[2 * i + 1] = 0.0f;
         if (units > 0) kernel.row_range(hp + i * hidden + unit0, units, mine + 2 * i, mine + 2 * i + 1);
@@ -247,32 +278,35 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
           state.high[i] = std::max(state.high[i], theirs[1]);
         }
       }
-      if (!state.choose_all(n, per_row, 255.0f)) return false;  // all members see the same bounds
-      for (int64_t i = 0; i < n && units > 0; ++i)
-        kernel.quantize_u8(hp + i * hidden + unit0, units, state.inverse[i], state.zero_point[i], 0,
-                           shared + i * hidden + unit0);
-      team.barrier();
-      return true;
     };
     int64_t at = reverse ? total : 0;  // row of x where the next step starts, or, reversed, ends
-    int64_t first = 0, ready = 0;      // rows [first, first + ready) have their product in a
+    int64_t first = 0, ready = 0;      // rows [first, first + ready) have their product in from_x
     for (int64_t s = 0; s < steps; ++s) {
-      const int64_t n = size_of(s);
-      if (!quantize_state(n)) {
-        finite = false;
+      const int64_t n = size_of(s), m = std::max<int64_t>(std::min(n, row1) - row0, 0);
+      find_ranges(s, n, m);
+      if (!state.choose_all(n, per_row, 255.0f)) {
+        finite = false;  // members that wait for each other have all seen it
         return;
       }
+      for (int64_t i = row0; i < row0 + m && units > 0; ++i)
+        kernel.quantize_u8(hp + i * hidden + unit0, units, state.inverse[i], state.zero_point[i], 0,
+                           shared + i * hidden + unit0);
+      if (!by_rows) team.barrier();  // products need all units of the state
       if (reverse) at -= n;
-      if (at < first || at >= first + ready) {
+      if (by_rows) {
+        first = at + row0;
+        if (m > 0) multiply(product(from_input, inputs, first, false, from_x), m);
+      } else if (at < first || at >= first + ready) {
         ready = 0;
         for (int64_t t = s; t < steps && ready < ahead; ++t) ready += size_of(t);
         first = reverse ? at + n - ready : at;
-        multiply(product(from_input, inputs, first, false, a), ready);
+        multiply(product(from_input, inputs, first, false, from_x), ready);
       }
-      multiply(product(from_state, state, 0, false, b), n);
-      if (!aligned) team.barrier();  // members need each other's columns
-      for (int64_t i = 0; i < n && units > 0; ++i) {
-        const float *ai = a + (at - first + i) * columns + unit0, *bi = b + i * columns + unit0;
+      if (m > 0) multiply(product(from_state, state, row0, false, from_h), m);
+      if (!by_rows && !aligned) team.barrier();  // members need each other's columns
+      for (int64_t i = row0; i < row0 + m && units > 0; ++i) {
+        const float* ai = from_x + (at + i - first) * columns + unit0;
+        const float* bi = from_h + (i - row0) * columns + unit0;
         float* hi = hp + i * hidden + unit0;
         if (kind == kLstm)
           kernel.lstm_gates(ai, bi, hidden, units, hi, cp + i * hidden + unit0);

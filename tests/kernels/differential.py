@@ -183,8 +183,9 @@ class Generator:
 
     def rnn_dynamic(self) -> Case:
         kind = self.random.randrange(4)
-        gates, hidden, features = (4, 3, 1, 1)[kind], self.one(1, 5, 16, 33), self.one(1, 4, 19)
-        sizes = sorted((self.random.randint(1, 4) for _ in range(self.one(1, 2, 5))), reverse=True)
+        gates, hidden, features = (4, 3, 1, 1)[kind], self.one(1, 5, 16, 33, 64, 130), self.one(1, 4, 19)
+        most = self.one(4, 4, 11)  # from 8 rows on, threads share rows
+        sizes = sorted((self.random.randint(1, most) for _ in range(self.one(1, 2, 5))), reverse=True)
         x, h = self.floats((sum(sizes), features)), self.floats((sizes[0], hidden))
         c = self.floats((sizes[0], hidden)) if kind == 0 else torch.empty(0)
         (ih, si, zi), (hh, sh, zh) = (self.weight((gates * hidden, n)) for n in (features, hidden))
