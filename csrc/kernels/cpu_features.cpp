@@ -22,9 +22,6 @@ const CpuFeatures& cpu_features() {
     f.avx512vnni = f.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                    __builtin_cpu_supports("avx512vnni");
-#ifdef ZEROPOINT_TEST_AVXVNNI_AS_AVX512VL
-    f.avxvnni = f.avx512vnni;
-#endif
     f.avx512vbmi = f.avx512vnni && __builtin_cpu_supports("avx512vbmi");
 #endif
 #ifdef ZEROPOINT_ARM64

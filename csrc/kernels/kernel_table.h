@@ -180,6 +180,9 @@ struct KernelTable {
   void (*rnn_gates)(const float* from_input, const float* from_state, int64_t count, bool relu, float* h);
   int32_t (*dot_peak)(int64_t iterations);  // for benchmarks: dot_peak_ops additions and multiplications each
   int64_t dot_peak_ops;
+
+  int64_t panel_columns() const { return static_cast<int64_t>(lanes) * panel_vectors; }
+  int64_t panels(int64_t columns) const { return (columns + panel_columns() - 1) / panel_columns(); }
 };
 
 extern const KernelTable kScalarTable;

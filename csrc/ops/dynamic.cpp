@@ -209,8 +209,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
   auto* a = reinterpret_cast<float*>(scratch(Scratch::kGates, static_cast<size_t>((ahead + 2 * batch) * columns) * 4));
   float* b = a + (ahead + batch) * columns;
   uint8_t* shared = scratch(Scratch::kState, static_cast<size_t>(batch * hidden) + 4);  // the quantized state
-  const int64_t panel_cols = static_cast<int64_t>(kernel.lanes) * kernel.panel_vectors;
-  const int64_t panels = (columns + panel_cols - 1) / panel_cols;
+  const int64_t panel_cols = kernel.panel_columns(), panels = kernel.panels(columns);
   // Where panels end with gates, a member takes the same units of each gate: what it multiplies it also activates.
   const bool aligned = hidden % panel_cols == 0;
   const int64_t unit_step = aligned ? panel_cols : 16, blocks = (hidden + unit_step - 1) / unit_step;
@@ -222,7 +221,8 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
   const bool by_rows = !small && cores > 1 && batch >= 8 &&
                        from_input.header->total_bytes + from_state.header->total_bytes <= int64_t{768} << 10;
   const int64_t threads = small ? 1 : std::min(cores, by_rows ? batch / 4 : blocks);
-  auto* bounds = reinterpret_cast<float*>(scratch(Scratch::kBounds, static_cast<size_t>(threads * batch) * 8));
+  // Low and high of each member's part of each row, in turn for even and odd steps: the last step's may still be read.
+  auto* bounds = reinterpret_cast<float*>(scratch(Scratch::kBounds, static_cast<size_t>(2 * threads * batch) * 8));
   std::atomic<bool> finite{true};
   Team::run(threads, [&](int rank, int size, Team& team) {
     const int64_t block0 = by_rows ? 0 : blocks * rank / size, block1 = by_rows ? blocks : blocks * (rank + 1) / size;
@@ -245,35 +245,20 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
     };
     const auto size_of = [&](int64_t s) { return batch_sizes[static_cast<size_t>(reverse ? steps - 1 - s : s)]; };
     Rows state(batch, shared, Scratch::kStateRows);
-    // Ranges of the state's first n rows, of which this member owns m; members exchange what they need of each other.
+    // Ranges of the state's first n rows, of which this member owns m, from what all members see of them.
     const auto find_ranges = [&](int64_t s, int64_t n, int64_t m) {
-      float* mine = bounds + rank * 2 * batch;
-      if (by_rows) {
-        std::fill(state.low, state.low + n, 0.0f);
-        std::fill(state.high, state.high + n, 0.0f);
-        for (int64_t i = row0; i < row0 + m; ++i)
-          kernel.row_range(hp + i * hidden, hidden, state.low + i, state.high + i);
-        if (per_row) return;
-        mine += s % 2 * 2;  // what the step before wrote may still be read
-        mine[0] = *std::min_element(state.low, state.low + n);
-        mine[1] = *std::max_element(state.high, state.high + n);
-        team.barrier();
-        for (int other = 0; other < size; ++other) {
-          const float* theirs = bounds + other * 2 * batch + s % 2 * 2;
-          state.low[0] = std::min(state.low[0], theirs[0]);
-          state.high[0] = std::max(state.high[0], theirs[1]);
-        }
-        return;
-      }
+      float* parts = bounds + s % 2 * 2 * threads * batch;
+      float* mine = parts + rank * 2 * batch;
+      std::fill(mine, mine + 2 * n, 0.0f);
+      for (int64_t i = row0; i < row0 + m && units > 0; ++i)
+        kernel.row_range(hp + i * hidden + unit0, units, mine + 2 * i, mine + 2 * i + 1);
+      const bool enough = by_rows && per_row;  // nobody else has anything to say about the own rows
+      if (!enough) team.barrier();
       for (int64_t i = 0; i < n; ++i) {
-        mine[2 * i] = mine[2 * i + 1] = 0.0f;
-        if (units > 0) kernel.row_range(hp + i * hidden + unit0, units, mine + 2 * i, mine + 2 * i + 1);
-      }
-      team.barrier();
-      for (int64_t i = 0; i < n; ++i) {
-        state.low[i] = state.high[i] = 0.0f;
-        for (int other = 0; other < size; ++other) {
-          const float* theirs = bounds + (other * batch + i) * 2;
+        state.low[i] = mine[2 * i];
+        state.high[i] = mine[2 * i + 1];
+        for (int other = 0; other < size && !enough; ++other) {
+          const float* theirs = parts + (other * batch + i) * 2;
           state.low[i] = std::min(state.low[i], theirs[0]);
           state.high[i] = std::max(state.high[i], theirs[1]);
         }

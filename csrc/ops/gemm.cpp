@@ -5,8 +5,7 @@
 namespace zeropoint {
 
 void run_igemm(const KernelTable& table, const IgemmParams& p, int64_t m) {
-  const int64_t panel_cols = static_cast<int64_t>(table.lanes) * table.panel_vectors;
-  const int64_t panels = (p.n + panel_cols - 1) / panel_cols;
+  const int64_t panel_cols = table.panel_columns(), panels = table.panels(p.n);
   const int64_t k = p.taps * p.kc;
   const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
   const size_t scratch_bytes = table.igemm_scratch(p);

@@ -121,9 +121,8 @@ Tensor linear_grouped(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, Op
   p.n = n;
   p.out = static_cast<float*>(out.data_ptr());
   p.out_stride = n;
-  const int64_t columns = static_cast<int64_t>(h.lanes) * h.panel_vectors, panels = (n + columns - 1) / columns;
   const size_t worker = kernel.grouped_scratch(p);
-  parallel(panels, m * terms * k * columns / 32,
+  parallel(kernel.panels(n), m * terms * k * kernel.panel_columns() / 32,
            [&](int64_t begin, int64_t end) { kernel.grouped(p, 0, m, begin, end, scratch(Scratch::kWorker, worker)); });
   return x.scalar_type() == ScalarType::Float ? out : torch::stable::to(out, x.scalar_type());
 }

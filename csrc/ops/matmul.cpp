@@ -147,13 +147,12 @@ Tensor matmul(Tensor a, double a_scale, int64_t a_zero_point, Tensor b, double b
   };
   int64_t items = 1;
   for (const int64_t size : shape) items *= size;
-  const int64_t panel_cols = lanes * kernel.panel_vectors, panels = (n + panel_cols - 1) / panel_cols;
   if (items >= static_cast<int64_t>(torch::stable::get_num_threads())) {
     parallel(items, (m + 8) * k * n / 32, [&](int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) {
         IgemmParams p;
         prepare(item, p);
-        kernel.igemm(p, 0, m, 0, panels, scratch(Scratch::kWorker, kernel.igemm_scratch(p)));
+        kernel.igemm(p, 0, m, 0, kernel.panels(n), scratch(Scratch::kWorker, kernel.igemm_scratch(p)));
       }
     });
   } else {

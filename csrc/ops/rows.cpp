@@ -58,21 +58,13 @@ Tensor normalize(Tensor x, int64_t rows, OptionalTensor weight, OptionalTensor b
                                        : static_cast<double>(squares) / count;
       const auto mean = centered ? static_cast<float>(static_cast<double>(sum) / count) : 0.0f;
       const auto rstd = static_cast<float>(s / std::sqrt(variance * (s * s) + eps));
-      if (channels == 1) {
-        kernel.normalize_row(p, source, n, mean, rstd, w, b, true, target);
-      } else if (inner == 1) {
-        // Runs of one weight per element; a row may begin anywhere in the weights.
-        for (int64_t i = 0; i < n;) {
-          const int64_t c = (r * n + i) % channels, length = std::min(n - i, channels - c);
-          kernel.normalize_row(p, source + i, length, mean, rstd, w + c, b + c, false, target + i);
-          i += length;
-        }
-      } else {
-        for (int64_t i = 0; i < n;) {
-          const int64_t at = r * n + i, c = at / inner % channels, length = std::min(n - i, inner - at % inner);
-          kernel.normalize_row(p, source + i, length, mean, rstd, w + c, b + c, true, target + i);
-          i += length;
-        }
+      // Runs that share one weight, or (inner 1) have one each; a row may begin anywhere in the weights.
+      for (int64_t i = 0; i < n;) {
+        const int64_t at = r * n + i, c = at / inner % channels;
+        const int64_t run = channels == 1 ? n : inner > 1 ? inner - at % inner : channels - c;
+        const int64_t length = std::min(n - i, run);
+        kernel.normalize_row(p, source + i, length, mean, rstd, w + c, b + c, channels == 1 || inner > 1, target + i);
+        i += length;
       }
     }
   });

@@ -19,7 +19,6 @@ class Team {
   static void run(int64_t threads, const F& f) {
     Team team;
     if (threads <= 1) {
-      team.size_ = 1;
       f(0, 1, team);
       return;
     }
@@ -32,19 +31,15 @@ class Team {
           if (std::chrono::steady_clock::now() > patience) break;
           std::this_thread::yield();
         }
-      int seen = kGathering;
-      if (team.present_.load() == threads) {
-        team.state_.compare_exchange_strong(seen, kTogether);
-        if (team.state_.load() == kTogether) {
-          team.size_ = team.joined_.load();
-          f(rank, team.size_.load(), team);
-        }
-      } else if (team.state_.compare_exchange_strong(seen, kAlone)) {
-        team.size_ = 1;
-        f(0, 1, team);
-      } else if (seen == kTogether) {  // the last one came while this one gave up
+      // The first to decide decides for all; the last may come while another gives up.
+      const int wanted = team.present_.load() == threads ? kTogether : kAlone;
+      int decision = kGathering;
+      const bool first = team.state_.compare_exchange_strong(decision, wanted);
+      if ((first ? wanted : decision) == kTogether) {
         team.size_ = team.joined_.load();
         f(rank, team.size_.load(), team);
+      } else if (first) {
+        f(0, 1, team);
       }
     });
   }

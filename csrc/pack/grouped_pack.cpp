@@ -5,14 +5,14 @@
 #include <stdexcept>
 #include <string>
 
+#include "pack.h"
+
 namespace zeropoint {
 namespace {
 
 constexpr uint32_t kMagic = 0x5247505AU;  // "ZPGR"
 constexpr uint32_t kVersion = 1;
 static_assert(sizeof(GroupedHeader) <= kGroupedDataOffset);
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -48,7 +48,7 @@ void pack_grouped(const GroupedHeader& h, const int8_t* weight, int64_t stride_n
   uint8_t* at = blob + kGroupedDataOffset;
   const int64_t panel = static_cast<int64_t>(h.lanes) * h.panel_vectors, groups = h.groups(), step = 32 / h.bits;
   for (int64_t first = 0; first < h.n; first += panel) {
-    const int64_t vectors = std::min<int64_t>(h.panel_vectors, ceil_div(h.n - first, h.lanes));
+    const int64_t vectors = vectors_of_panel(h.n - first, h.lanes, h.panel_vectors);
     const int64_t columns = vectors * h.lanes, real = std::min(columns, h.n - first);
     for (int64_t g = 0; g < groups; ++g) {
       if (h.group_scales) {

@@ -1,5 +1,5 @@
-// Packed weights of grouped products: GroupedHeader | padding to 64 | panels, laid out as kernels/shared/grouped.h
-// reads them.
+// Packed weights of grouped products: GroupedHeader | padding to kGroupedDataOffset | panels, laid out as
+// kernels/shared/grouped.h reads them.
 #pragma once
 #include <cstdint>
 

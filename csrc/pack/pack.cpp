@@ -9,8 +9,6 @@
 namespace zeropoint {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 int32_t weight_at(const WeightView& w, int64_t n, int64_t kh, int64_t kw, int64_t c) {
   const int32_t zero_point = w.zero_point ? static_cast<int32_t>(w.zero_point[n * w.zero_point_step]) : 0;
   return w.data[n * w.stride_n + c * w.stride_c + kh * w.stride_h + kw * w.stride_w] - zero_point;

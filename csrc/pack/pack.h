@@ -70,9 +70,11 @@ inline int64_t full_block_channels(const PackedHeader& h) {
   return h.tail_lanes ? h.n / block * block : (h.n + block - 1) / block * block;
 }
 
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // Vectors in the panel that starts `left` columns before the end.
 inline int64_t vectors_of_panel(int64_t left, int64_t lanes, int64_t panel_vectors) {
-  return left >= lanes * panel_vectors ? panel_vectors : (left + lanes - 1) / lanes;
+  return left >= lanes * panel_vectors ? panel_vectors : ceil_div(left, lanes);
 }
 
 }  // namespace zeropoint

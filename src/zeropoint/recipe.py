@@ -28,15 +28,12 @@ from torch import nn
 
 from zeropoint.errors import QuantizationError
 from zeropoint.quantization import QuantStub, QuantWrapper, convert, fuse_modules, get_default_qconfig, prepare
+from zeropoint.quantization.one_call import as_arguments
 
 __all__ = ["Recipe", "load_quantized", "read_recipe", "save_quantized"]
 
 _FORMAT = "zeropoint.eager"
 _VERSION = 1
-
-
-def _arguments(inputs: Any) -> tuple[Any, ...]:
-    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
 
 
 @dataclass
@@ -57,13 +54,13 @@ class Recipe:
         model, example = loaded
         if not any(isinstance(m, QuantStub) for m in model.modules()):
             model = QuantWrapper(model)
-        return model.eval(), _arguments(example)
+        return model.eval(), as_arguments(example)
 
     def calibration_inputs(self) -> Iterator[tuple[Any, ...]]:
-        return (_arguments(i) for i in self.calibration())
+        return (as_arguments(i) for i in self.calibration())
 
     def evaluation_inputs(self) -> Iterator[tuple[Any, ...]]:
-        return (_arguments(i) for i in self.evaluation())
+        return (as_arguments(i) for i in self.evaluation())
 
 
 def read_recipe(path: str | Path) -> Recipe:

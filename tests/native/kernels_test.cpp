@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "../../csrc/kernels/cpu_features.h"
 #include "../../csrc/kernels/dispatch.h"
 #include "../../csrc/pack/grouped_pack.h"
 #include "../../csrc/pack/pack.h"
@@ -325,6 +326,11 @@ struct Passes {
   }
 };
 
+// AVX-VNNI is built in the encoding of AVX-512VL here (CMakeLists.txt).
+bool runs_here(const Isa& isa) {
+  return std::strcmp(isa.table->name, "avxvnni") == 0 ? cpu_features().avx512vnni : isa.available;
+}
+
 int failures = 0;
 uint64_t checksum = 1469598103934665603ULL;  // FNV-1a over all expected bytes: the same on every architecture
 
@@ -333,7 +339,7 @@ void compare(const P& problem, const char* name, long index) {
   const Bytes expected = problem.run(*isa_at(0).table);
   for (const uint8_t byte : expected) checksum = (checksum ^ byte) * 1099511628211ULL;
   for (int i = 1; i < isa_count(); ++i) {
-    if (!isa_at(i).available) continue;
+    if (!runs_here(isa_at(i))) continue;
     if (problem.run(*isa_at(i).table) != expected) {
       std::printf("%s %ld: %s differs from scalar\n", name, index, isa_at(i).table->name);
       ++failures;
@@ -354,7 +360,7 @@ int main(int argc, char** argv) {
   }
   std::printf("seed %lu, %ld cases, instruction sets:", seed, cases);
   for (int i = 0; i < isa_count(); ++i)
-    if (isa_at(i).available) std::printf(" %s", isa_at(i).table->name);
+    if (runs_here(isa_at(i))) std::printf(" %s", isa_at(i).table->name);
   std::printf(", checksum %016llx, %d failures\n", static_cast<unsigned long long>(checksum), failures);
   return failures != 0;
 }

@@ -4,23 +4,14 @@
 
 #include <cstdint>
 
-#include "../avx2/simd.h"
+#include "../avxvnni/simd.h"
 
 namespace zeropoint {
 namespace {
 
 // 256-bit vectors of the same instruction set, for a last block of at most 32 channels.
-struct Avx512VnniHalf : Avx2 {
-  using DwWeight = __m256i;
-  using DwInput = __m256i;
-  static constexpr int kDwBytes = 32;
-  static constexpr int kDwInputBytes = 32;
+struct Avx512VnniHalf : AvxVnni {
   static constexpr int kDwWindow = 14;  // columns times groups of rows that fit the registers, with their weights
-  static DwWeight load_dw(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  static DwInput load_dw_input(const uint8_t* p) { return load_dw(p); }
-  static void store_dw_input(uint8_t* p, I32 mixed) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), mixed); }
-  static I32 dot_dw(I32 acc, DwInput x, DwWeight w) { return _mm256_dpbusd_epi32(acc, x, w); }
-  static I32 dot_mixed(I32 acc, I32 x, DwWeight w) { return _mm256_dpbusd_epi32(acc, x, w); }
   template <int NV>
   static void store_u8(uint8_t* p, U8 bytes, int count) {
     static_assert(NV == 4);

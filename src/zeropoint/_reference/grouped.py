@@ -6,10 +6,16 @@ import torch
 
 from zeropoint.errors import QuantizationError
 
-__all__ = ["linear_grouped", "linear_grouped_pack"]
+__all__ = ["check_group_size", "linear_grouped", "linear_grouped_pack"]
 
 _SMALLEST = 2.0**-100
 _TOP = {8: 127.0, 15: 16383.0}
+
+
+def check_group_size(operation: str, group_size: int) -> None:
+    """Above 256 inputs a product of 15-bit activations with bytes could leave int32."""
+    if group_size not in range(32, 257, 32):
+        raise QuantizationError(f"{operation}: group_size must be a multiple of 32 from 32 to 256, got {group_size}")
 
 
 def linear_grouped_pack(
@@ -18,10 +24,7 @@ def linear_grouped_pack(
     """The reference needs no packing; the result only has to exist."""
     if w_bits not in (8, 4):
         raise QuantizationError(f"linear_grouped_pack: weights have 8 or 4 bits, got {w_bits}")
-    if group_size not in range(32, 257, 32):
-        raise QuantizationError(
-            f"linear_grouped_pack: group_size must be a multiple of 32 from 32 to 256, got {group_size}"
-        )
+    check_group_size("linear_grouped_pack", group_size)
     if w_bits == 4 and weight.numel() and (int(weight.min()) < -8 or int(weight.max()) > 7):
         raise QuantizationError("linear_grouped_pack: weights of 4 bits lie in [-8, 7]")
     return torch.empty(0, dtype=torch.uint8, device=weight.device)

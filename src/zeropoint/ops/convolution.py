@@ -110,9 +110,7 @@ class Convolution:
 
     def _phase_weight(self, kernel_weight: torch.Tensor, phase: Sequence[int]) -> torch.Tensor:
         steps = [slice(r, None, s) for r, s in zip(phase, self.stride, strict=True)]
-        return kernel_weight[
-            (slice(None), slice(None), *([slice(None)] if len(steps) == 1 else []), *steps)
-        ].contiguous()
+        return kernel_weight[(slice(None), slice(None), *([slice(None)] if len(steps) == 1 else []), *steps)]
 
     def _by_phases(
         self,

@@ -17,7 +17,12 @@ from zeropoint.quantization.qconfig import QConfig, get_default_qconfig
 from zeropoint.quantization.quantize import convert, prepare, quantize_dynamic
 from zeropoint.tensor import QTensor
 
-__all__ = ["QuantizedModel", "fuse_and_convert", "quantize"]
+__all__ = ["QuantizedModel", "as_arguments", "fuse_and_convert", "quantize"]
+
+
+def as_arguments(inputs: Any) -> tuple[Any, ...]:
+    """One batch, a tensor or a sequence of arguments, as positional arguments."""
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
 
 
 def fuse_and_convert(
@@ -60,7 +65,7 @@ def _positional(model: nn.Module, inputs: Any) -> tuple[Any, ...]:
         if bound.kwargs:
             raise QuantizationError(f"quantize: {', '.join(bound.kwargs)} can only be given by keyword; wrap the model")
         return bound.args
-    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    return as_arguments(inputs)
 
 
 def quantize(

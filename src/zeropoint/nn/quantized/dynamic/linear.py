@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from zeropoint import ops
+from zeropoint._reference.grouped import check_group_size
 from zeropoint.errors import QuantizationError
 from zeropoint.nn import intrinsic as nni
 from zeropoint.nn import qat as nnqat
@@ -116,8 +117,8 @@ class Linear(StaticLinear):
 
     @group_size.setter
     def group_size(self, value: int | None) -> None:
-        if value is not None and value not in range(32, 257, 32):
-            raise QuantizationError(f"Linear: group_size must be None or a multiple of 32 from 32 to 256, got {value}")
+        if value is not None:
+            check_group_size("Linear", value)
         self._group_size, self._packed = value, None
 
     def pack(self) -> Packed:

@@ -7,16 +7,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from zeropoint import backend, ops
+from zeropoint import ops
+from zeropoint._reference.grouped import check_group_size
 from zeropoint.errors import QuantizationError
 from zeropoint.nn.quantized.dynamic.linear import float_input
+from zeropoint.nn.quantized.modules.weighted import PackedOnUse
 
 __all__ = ["WeightOnlyLinear"]
 
 _SMALLEST = 2.0**-100
 
 
-class WeightOnlyLinear(nn.Module):
+def _check(bits: int, group_size: int, activation_bits: int) -> None:
+    if bits not in (4, 8):
+        raise QuantizationError(f"WeightOnlyLinear: bits must be 4 or 8, got {bits}")
+    check_group_size("WeightOnlyLinear", group_size)
+    if activation_bits not in (8, 15):
+        raise QuantizationError(f"WeightOnlyLinear: activation_bits must be 8 or 15, got {activation_bits}")
+
+
+class WeightOnlyLinear(PackedOnUse):
     """Float in, float out; weights of 8 or 4 bits with a scale (and zero point) per group of inputs.
 
     With ``activation_bits`` 15 the activations count as float: they enter the integer product with 15 bits per
@@ -50,18 +60,9 @@ class WeightOnlyLinear(nn.Module):
         activation_bits: int = 15,
     ) -> None:
         super().__init__()
-        if bits not in (4, 8):
-            raise QuantizationError(f"WeightOnlyLinear: bits must be 4 or 8, got {bits}")
-        if group_size not in range(32, 257, 32):
-            raise QuantizationError(
-                f"WeightOnlyLinear: group_size must be a multiple of 32 from 32 to 256, got {group_size}"
-            )
-        if activation_bits not in (8, 15):
-            raise QuantizationError(f"WeightOnlyLinear: activation_bits must be 8 or 15, got {activation_bits}")
+        _check(bits, group_size, activation_bits)
         self.in_features, self.out_features = in_features, out_features
         self.bits, self.group_size, self.activation_bits = bits, group_size, activation_bits
-        self._packed: torch.Tensor | None = None
-        self._packed_layout = -1
         self.set_weight_bias(torch.zeros(out_features, in_features), torch.zeros(out_features) if bias else None)
 
     def _get_name(self) -> str:
@@ -114,14 +115,8 @@ class WeightOnlyLinear(nn.Module):
     def bias(self) -> torch.Tensor | None:
         return self._bias
 
-    def pack(self) -> torch.Tensor:
-        """Packs the weight for the instruction set in use, unless it is already; running does so by itself."""
-        if self._packed is None or self._packed_layout != backend.layout_id():
-            self._packed = ops.linear_grouped_pack(
-                self._weight, self._scale, self._zero_point, self.group_size, self.bits
-            )
-            self._packed_layout = backend.layout_id()
-        return self._packed
+    def _pack_weight(self) -> torch.Tensor:
+        return ops.linear_grouped_pack(self._weight, self._scale, self._zero_point, self.group_size, self.bits)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (
@@ -145,9 +140,6 @@ class WeightOnlyLinear(nn.Module):
         result = cls(mod.in_features, mod.out_features, mod.bias is not None, bits, group_size, activation_bits)
         result.set_weight_bias(mod.weight, mod.bias, symmetric)
         return result
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None, "_packed_layout": -1}
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -193,7 +185,7 @@ class WeightOnlyLinear(nn.Module):
         weight, scale, zero_point, bias = (values[n] for n in ("weight", "weight_scale", "weight_zero_point", "bias"))
         group_size, activation_bits = int(values["group_size"]), int(values["activation_bits"])
         bits = 4 if weight.dtype == torch.uint8 else 8
-        checked = WeightOnlyLinear(1, 1, False, bits, group_size, activation_bits)  # raises on what cannot be
+        _check(bits, group_size, activation_bits)
         shape = (self.out_features, -(-self.in_features // 2) if bits == 4 else self.in_features)
         groups = (self.out_features, -(-self.in_features // group_size))
         if tuple(weight.shape) != shape or weight.dtype not in (torch.uint8, torch.int8):
@@ -210,7 +202,7 @@ class WeightOnlyLinear(nn.Module):
         if bits == 4:
             weight = torch.stack([weight & 15, weight >> 4], 2).reshape(self.out_features, -1)[:, : self.in_features]
             weight = weight.to(torch.int8) - 8
-        self.bits, self.group_size, self.activation_bits = checked.bits, group_size, activation_bits
+        self.bits, self.group_size, self.activation_bits = bits, group_size, activation_bits
         self._weight, self._scale, self._zero_point = weight.contiguous(), scale.float().contiguous(), zero_point
         self._bias = None if bias is None else bias.float().contiguous()
         self._packed = None

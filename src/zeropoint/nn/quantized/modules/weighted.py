@@ -26,6 +26,7 @@ from zeropoint.tensor import (
 
 __all__ = [
     "FloatInput",
+    "PackedOnUse",
     "QuantizedOutput",
     "WeightedQuantizedModule",
     "observed_qparams",
@@ -283,7 +284,27 @@ class QuantizedOutput(FloatInput):
         return ()
 
 
-class WeightedQuantizedModule(QuantizedOutput):
+class PackedOnUse(nn.Module):
+    """A module whose weight is packed for the instruction set in use when it first runs, and again for another."""
+
+    _packed: Packed | None = None
+    _packed_layout = -1
+
+    def _pack_weight(self) -> Packed:
+        raise NotImplementedError
+
+    def pack(self) -> Packed:
+        """Packs the weight for the instruction set in use, unless it is already; running does so by itself."""
+        if self._packed is None or self._packed_layout != backend.layout_id():
+            self._packed, self._packed_layout = self._pack_weight(), backend.layout_id()
+        return self._packed
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Packed weights belong to this process's instruction set; they are made again.
+        return {**self.__dict__, "_packed": None, "_packed_layout": -1}
+
+
+class WeightedQuantizedModule(PackedOnUse, QuantizedOutput):
     """Linear and convolutions: int8 weight, float bias, packed for the instruction set on first use.
 
     State: ``weight`` (int8), ``weight_scale`` (float32, 0-d or one per output channel),
@@ -294,11 +315,6 @@ class WeightedQuantizedModule(QuantizedOutput):
     _weight: QTensor
     _bias: torch.Tensor | None
     _weight_axis = 0  # of the output channels
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._packed: Packed | None = None
-        self._packed_layout = -1
 
     def set_weight_bias(self, w: QTensor, b: torch.Tensor | None) -> None:
         """Sets weight (qint8, per tensor or per channel of its output channels' axis) and float bias.
@@ -329,7 +345,7 @@ class WeightedQuantizedModule(QuantizedOutput):
         zero_point = torch.tensor([w._zero_point]) if w._axis is None else w._zero_point.to(torch.int64)
         self._int_weight, self._w_scale, zero_point = self._kernel_form(w._data, scale, zero_point)
         self._w_zero_point = zero_point if bool((zero_point != 0).any()) else None
-        self._packed, self._packed_layout = None, -1
+        self._packed = None
 
     def _outputs(self) -> int:
         """Number of output channels."""
@@ -349,15 +365,6 @@ class WeightedQuantizedModule(QuantizedOutput):
 
     def _weight_shape(self) -> tuple[int, ...]:
         raise NotImplementedError
-
-    def _pack_weight(self) -> Packed:
-        raise NotImplementedError
-
-    def pack(self) -> Packed:
-        """Packs the weight for the instruction set in use, unless it is already; running does so by itself."""
-        if self._packed is None or self._packed_layout != backend.layout_id():
-            self._packed, self._packed_layout = self._pack_weight(), backend.layout_id()
-        return self._packed
 
     def _ready(self) -> Packed:
         if not self._calibrated:
@@ -428,10 +435,6 @@ class WeightedQuantizedModule(QuantizedOutput):
         if scale.dim() == 0:
             return make_per_tensor_quantized_tensor(weight, scale, zero_point)
         return make_per_channel_quantized_tensor(weight, scale, zero_point.expand(scale.shape), self._weight_axis)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Packed weights belong to this process's instruction set; they are made again.
-        return {**self.__dict__, "_packed": None, "_packed_layout": -1}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> WeightedQuantizedModule:
         import copy
