@@ -44,7 +44,7 @@ def stacks(network: Any, model: nn.Module, example: Any, mode: str, with_torch_a
         rows["zeropoint static"] = lambda: zp.quantize(model, network.calib())
         theirs = (
             "torch.ao FX static",
-            lambda: importlib.import_module("common").ao_zp.quantize(model, network.calib()),
+            lambda: importlib.import_module("common").ao_static(model, example, network.calib()),
         )
     else:
         rows[f"zeropoint {mode}"] = lambda: dynamic(model, mode)
