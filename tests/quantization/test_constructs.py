@@ -34,8 +34,8 @@ def stubs():
     return QuantStub(), DeQuantStub()
 
 
-def converted(name):
-    torch.manual_seed(0)
+def converted(name, seed=0):
+    torch.manual_seed(seed)
     shape, construct = constructs.construct(name)
     model = constructs.Net(stubs, construct).eval()
     model.qconfig = get_default_qconfig()
@@ -67,28 +67,32 @@ def test_there_are_123():
     assert len(NAMES) == 123
 
 
-# Ties are rounded another way there: 0.3 dB on averages of two.
-TIES = {"AvgPool1d": 0.4}
+# Averages of two are often ties, which torch.ao rounds to even integers, zeropoint to even differences from the zero
+# point: neither is nearer, but one draw of data may favour either by 0.5 dB, so the mean of many is compared.
+DRAWS = {"AvgPool1d": 30}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_worse_than_torch_ao(name):
     taq = pytest.importorskip("torch.ao.quantization")
-    model, _, quantized, batches = converted(name)
-    theirs = constructs.Net(lambda: (taq.QuantStub(), taq.DeQuantStub()), copy.deepcopy(model.construct)).eval()
-    for module in theirs.modules():
-        module.__dict__.pop("qconfig", None)
-    theirs.qconfig = taq.QConfig(
-        taq.HistogramObserver.with_args(reduce_range=False), taq.default_per_channel_weight_observer
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            prepared = taq.prepare(theirs)
-            for batch in batches:
-                prepared(batch)
-            reference = taq.convert(prepared)(batches[0])
-        except Exception:
-            return  # torch.ao cannot run it at all
-    expected = model(batches[0])
-    assert sqnr(expected, quantized(batches[0])) >= sqnr(expected, reference) - 0.05 - TIES.get(name, 0)
+    differences = []
+    for seed in range(DRAWS.get(name, 1)):
+        model, _, quantized, batches = converted(name, seed)
+        theirs = constructs.Net(lambda: (taq.QuantStub(), taq.DeQuantStub()), copy.deepcopy(model.construct)).eval()
+        for module in theirs.modules():
+            module.__dict__.pop("qconfig", None)
+        theirs.qconfig = taq.QConfig(
+            taq.HistogramObserver.with_args(reduce_range=False), taq.default_per_channel_weight_observer
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                prepared = taq.prepare(theirs)
+                for batch in batches:
+                    prepared(batch)
+                reference = taq.convert(prepared)(batches[0])
+            except Exception:
+                return  # torch.ao cannot run it at all
+        expected = model(batches[0])
+        differences.append(float(sqnr(expected, quantized(batches[0])) - sqnr(expected, reference)))
+    assert sum(differences) / len(differences) >= -0.05

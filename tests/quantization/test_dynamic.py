@@ -236,6 +236,14 @@ def test_groups_have_ranges_of_their_own():
         quantize_dynamic(nn.Sequential(linear), group_size=20)
 
 
+@pytest.mark.parametrize("recurrent", [nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_groups_leave_recurrent_layers_per_row(recurrent):
+    net, x = nn.Sequential(recurrent(64, 64)), torch.randn(5, 64)
+    results = [quantize_dynamic(net, per_row=True, group_size=g)(x) for g in (None, 32)]
+    per_row, grouped = (r if isinstance(r, torch.Tensor) else r[0] for r in results)
+    assert torch.equal(per_row, grouped)
+
+
 def test_float16_weights():
     net, x = nn.Sequential(nn.Linear(16, 8), nn.LSTM(8, 5, bidirectional=True)), torch.randn(4, 2, 16)
     quantized = quantize_dynamic(net, dtype=torch.float16)

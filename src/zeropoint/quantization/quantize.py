@@ -473,6 +473,11 @@ def _dynamic_defaults(dtype: Any) -> tuple[tuple[type, ...], Any]:
     )
 
 
+_DYNAMIC_RECURRENT = (
+    nnq.dynamic.LSTM, nnq.dynamic.GRU, nnq.dynamic.RNN, nnq.dynamic.LSTMCell, nnq.dynamic.GRUCell, nnq.dynamic.RNNCell
+)  # fmt: skip
+
+
 def quantize_dynamic(
     model: nn.Module,
     qconfig_spec: Any = None,
@@ -492,7 +497,7 @@ def quantize_dynamic(
         per_row: give each row (token) and each output channel of the weights a range of its own, instead of one
             per tensor as torch does. Nearer to float, most of all for language models, at the same speed.
         group_size: give each ``group_size`` inputs of a Linear (a multiple of 32 up to 256) a range of their own in
-            each row; implies ``per_row``. Nearer still, a few per cent slower.
+            each row; implies ``per_row``. Nearer still, a few per cent slower. Recurrent layers stay per row.
 
     Raises:
         QuantizationError: another dtype, or a requested type that has no dynamic form.
@@ -526,11 +531,17 @@ def quantize_dynamic(
     propagate_qconfig_(model, qconfig_spec)
     model = convert(model, mapping=table, inplace=True)
     if per_row:
-        for module in model.modules():
-            if isinstance(module, nnq.dynamic.Linear):
-                module.per_row = True
-                module.group_size = group_size
+        _set_ranges_per_row(model, group_size)
     return model
+
+
+def _set_ranges_per_row(module: nn.Module, group_size: int | None) -> None:
+    """Every dynamic Linear per row and group; those inside recurrent layers per row, which is all that operator has."""
+    if isinstance(module, nnq.dynamic.Linear):
+        module.per_row, module.group_size = True, group_size
+    recurrent = isinstance(module, _DYNAMIC_RECURRENT)
+    for child in module.children():
+        _set_ranges_per_row(child, None if recurrent else group_size)
 
 
 def get_observer_dict(mod: nn.Module, target_dict: dict[str, nn.Module], prefix: str = "") -> None:
