@@ -214,7 +214,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
   const bool aligned = hidden % panel_cols == 0;
   const int64_t unit_step = aligned ? panel_cols : 16, blocks = (hidden + unit_step - 1) / unit_step;
   // A step below this many multiply-adds is over before a second thread is there.
-  const bool small = total / std::max<int64_t>(steps, 1) * hidden * columns < 32768;
+  const bool small = total / std::max<int64_t>(steps, 1) * hidden * columns < 200000;
   // Rows do not need each other. Where each member has enough of them to multiply well and the weights fit its own
   // cache, members share rows; else they share units, so that each weight is read once.
   const auto cores = static_cast<int64_t>(torch::stable::get_num_threads());
