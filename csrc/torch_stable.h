@@ -26,8 +26,55 @@ using OptionalTensor = std::optional<Tensor>;
     if (!(condition)) throw std::invalid_argument(__VA_ARGS__); \
   } while (false)
 
+inline int64_t element_size(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Byte:
+    case ScalarType::Char:
+    case ScalarType::Bool:
+      return 1;
+    case ScalarType::Half:
+    case ScalarType::BFloat16:
+    case ScalarType::Short:
+      return 2;
+    case ScalarType::Float:
+    case ScalarType::Int:
+      return 4;
+    case ScalarType::ComplexDouble:
+      return 16;
+    default:
+      return 8;
+  }
+}
+
+// While it lives, the first tensor of the place's shape, strides and dtype that an operator asks for on this thread is
+// the place: the engine gives results memory that it has planned.
+class ResultPlace {
+ public:
+  explicit ResultPlace(const Tensor* place) { current() = place; }
+  ~ResultPlace() { current() = nullptr; }
+  ResultPlace(const ResultPlace&) = delete;
+  ResultPlace& operator=(const ResultPlace&) = delete;
+
+  static const Tensor* take(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
+    const Tensor* place = current();
+    if (!place || place->scalar_type() != dtype || place->dim() != static_cast<int64_t>(sizes.size())) return nullptr;
+    const auto s = place->sizes(), t = place->strides();
+    for (size_t i = 0; i < sizes.size(); ++i)
+      if (s[i] != sizes[i] || t[i] != strides[i]) return nullptr;
+    current() = nullptr;
+    return place;
+  }
+
+ private:
+  static const Tensor*& current() {
+    static thread_local const Tensor* place = nullptr;
+    return place;
+  }
+};
+
 // aoti_torch_empty_strided costs half of aten::empty through the dispatcher.
 inline Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
+  if (const Tensor* place = ResultPlace::take(sizes, strides, dtype)) return *place;
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),

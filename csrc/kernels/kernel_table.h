@@ -83,9 +83,10 @@ struct PoolParams {
   int64_t channels, kernel_h;
   uint8_t* out;
   bool count_include_pad;
-  int64_t divisor;  // 0: number of taps counted
-  int32_t zero_point;
-  uint8_t in_xor;  // the pools keep scale and zero point; bytes go out as they came in
+  int64_t divisor;                     // 0: number of taps counted
+  float factor;                        // averages: of the sum; 0: one over the divisor
+  int32_t zero_point, out_zero_point;  // averages
+  uint8_t in_xor, out_xor, lo, hi;     // max_pool has in_xor alone: bytes go out as they came in
 };
 
 struct BinaryParams {
@@ -162,6 +163,7 @@ struct KernelTable {
   void (*requantize)(const int32_t* acc, int64_t n, float mult, int32_t zero_point, uint8_t out_xor, uint8_t* out);
   void (*add)(const BinaryParams&, int64_t n);
   void (*mul)(const BinaryParams&, int64_t n);
+  void (*add_f32)(const float* a, const float* b, int64_t n, bool subtract, float* out);
   void (*lookup)(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
   size_t (*grouped_scratch)(const GroupedParams&);
   void (*grouped)(const GroupedParams&, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch);

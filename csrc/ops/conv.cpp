@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../engine/operators.h"
 #include "gemm.h"
 
 namespace zeropoint {
@@ -228,8 +229,8 @@ Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
-  m.impl("conv2d_pack", TORCH_BOX(&conv2d_pack));
-  m.impl("conv2d", TORCH_BOX(&conv2d));
+  ZP_OPERATOR(m, "conv2d_pack", conv2d_pack);
+  ZP_OPERATOR(m, "conv2d", conv2d);
 }
 
 }  // namespace zeropoint

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../engine/operators.h"
 #include "gemm.h"
 #include "team.h"
 
@@ -311,8 +312,8 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
-  m.impl("linear_dynamic", TORCH_BOX(&linear_dynamic));
-  m.impl("rnn_dynamic", TORCH_BOX(&rnn_dynamic));
+  ZP_OPERATOR(m, "linear_dynamic", linear_dynamic);
+  ZP_OPERATOR(m, "rnn_dynamic", rnn_dynamic);
 }
 
 }  // namespace zeropoint

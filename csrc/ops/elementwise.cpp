@@ -1,4 +1,5 @@
 // zeropoint::add, mul and lookup on 8-bit tensors.
+#include "../engine/operators.h"
 #include "../kernels/dispatch.h"
 #include "epilogue_params.h"
 
@@ -13,17 +14,23 @@ Tensor run_binary(const char* what, BinaryKernel kernel, Tensor a, Tensor b, Bin
                   int64_t a_zero_point, double b_scale, int64_t b_zero_point, double scale, int64_t zero_point,
                   int64_t quant_min, int64_t quant_max, ScalarType dtype) {
   ZP_REQUIRE(is_byte(a) && is_byte(b), std::string(what) + ": a and b must be uint8 or int8");
-  ZP_REQUIRE(sizes_of(a) == sizes_of(b),
-             std::string(what) + ": a and b must have the same shape; broadcast them first");
+  const auto sizes = sizes_of(a), b_sizes = sizes_of(b);
+  const bool by_channel = sizes.size() == 4 && b_sizes.size() == 4 && b_sizes[0] == sizes[0] &&
+                          b_sizes[1] == sizes[1] && b_sizes[2] == 1 && b_sizes[3] == 1 && sizes[2] * sizes[3] != 1;
+  ZP_REQUIRE(by_channel || sizes == b_sizes,
+             std::string(what) +
+                 ": b must have the shape of a, or [N, C, 1, 1] where a is [N, C, H, W]; broadcast others first");
   ZP_REQUIRE(dtype == ScalarType::Byte || dtype == ScalarType::Char,
              std::string(what) + ": dtype must be uint8 or int8");
   check_qparams(what, "a", a_scale, a_zero_point, a.scalar_type());
   check_qparams(what, "b", b_scale, b_zero_point, b.scalar_type());
   check_qparams(what, "y", scale, zero_point, dtype);
-  a = dense(a);
-  if (!same_layout(a, b))
+  a = by_channel ? to_channels_last(a) : dense(a);
+  if (by_channel)
+    b = to_contiguous(b);
+  else if (!same_layout(a, b))
     b = is_channels_last(a) && !a.is_contiguous() ? to_channels_last(b) : torch::stable::contiguous(b);
-  Tensor out = empty_like_dense(a, dtype);
+  Tensor out = by_channel ? empty_strided(sizes, channels_last_strides(sizes), dtype) : empty_like_dense(a, dtype);
   p.a = bytes(a);
   p.b = bytes(b);
   p.out = bytes(out);
@@ -36,6 +43,19 @@ Tensor run_binary(const char* what, BinaryKernel kernel, Tensor a, Tensor b, Bin
   p.lo = static_cast<uint8_t>(to_u8_domain(quant_min, dtype));
   p.hi = static_cast<uint8_t>(to_u8_domain(quant_max, dtype));
   const int64_t n = a.numel();
+  if (by_channel) {
+    const int64_t channels = sizes[1], pixels = sizes[2] * sizes[3];
+    parallel(sizes[0] * pixels, channels, [&](int64_t begin, int64_t end) {
+      BinaryParams part = p;
+      for (int64_t pixel = begin; pixel < end; ++pixel) {
+        part.a = p.a + pixel * channels;
+        part.b = p.b + pixel / pixels * channels;
+        part.out = p.out + pixel * channels;
+        kernel(part, channels);
+      }
+    });
+    return out;
+  }
   parallel((n + kBlock - 1) / kBlock, kBlock, [&](int64_t begin, int64_t end) {
     BinaryParams part = p;
     part.a += begin * kBlock;
@@ -64,6 +84,68 @@ Tensor mul(Tensor a, double a_scale, int64_t a_zero_point, Tensor b, double b_sc
                     quant_min, quant_max, dtype);
 }
 
+// Strides of `t` over the dimensions of a result of these sizes; 0 where it is repeated.
+std::vector<int64_t> broadcast_strides(const Tensor& t, const std::vector<int64_t>& sizes) {
+  std::vector<int64_t> strides(sizes.size(), 0);
+  const size_t missing = sizes.size() - static_cast<size_t>(t.dim());
+  for (size_t i = missing; i < sizes.size(); ++i)
+    if (t.size(static_cast<int64_t>(i - missing)) != 1) strides[i] = t.stride(static_cast<int64_t>(i - missing));
+  return strides;
+}
+
+Tensor add_float(Tensor a, Tensor b, bool subtract) {
+  ZP_REQUIRE(a.scalar_type() == ScalarType::Float && b.scalar_type() == ScalarType::Float,
+             "add_float: a and b must be float32");
+  const auto a_sizes = sizes_of(a), b_sizes = sizes_of(b);
+  const KernelTable& kernel = kernels();
+  const auto data = [](const Tensor& t) { return static_cast<const float*>(t.data_ptr()); };
+  const bool nhwc =
+      a_sizes == b_sizes && !a.is_contiguous() && !b.is_contiguous() && is_channels_last(a) && is_channels_last(b);
+  if (nhwc || (a_sizes == b_sizes && a.is_contiguous() && b.is_contiguous())) {
+    Tensor out = empty_like_dense(a, ScalarType::Float);
+    auto* target = static_cast<float*>(out.data_ptr());
+    const int64_t n = a.numel();
+    parallel((n + kBlock - 1) / kBlock, kBlock, [&](int64_t begin, int64_t end) {
+      const int64_t first = begin * kBlock;
+      kernel.add_f32(data(a) + first, data(b) + first, std::min(n, end * kBlock) - first, subtract, target + first);
+    });
+    return out;
+  }
+  std::vector<int64_t> sizes = a_sizes.size() < b_sizes.size() ? b_sizes : a_sizes;
+  const auto& other = a_sizes.size() < b_sizes.size() ? a_sizes : b_sizes;
+  for (size_t i = 0; i < other.size(); ++i) {
+    int64_t& size = sizes[sizes.size() - other.size() + i];
+    ZP_REQUIRE(size == other[i] || size == 1 || other[i] == 1, "add_float: the shapes of a and b cannot be broadcast");
+    if (size == 1) size = other[i];
+  }
+  Tensor out = empty_contiguous(sizes, ScalarType::Float);
+  auto* target = static_cast<float*>(out.data_ptr());
+  const auto sa = broadcast_strides(a, sizes), sb = broadcast_strides(b, sizes);
+  const int64_t inner = sizes.empty() ? 1 : sizes.back();
+  const int64_t step_a = sizes.empty() ? 0 : sa.back(), step_b = sizes.empty() ? 0 : sb.back();
+  const int64_t rows = inner ? out.numel() / inner : 0;
+  parallel(rows, inner, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float *x = data(a), *y = data(b);
+      int64_t rest = row;
+      for (size_t d = sizes.size() > 0 ? sizes.size() - 1 : 0; d-- > 0;) {
+        x += rest % sizes[d] * sa[d];
+        y += rest % sizes[d] * sb[d];
+        rest /= sizes[d];
+      }
+      float* o = target + row * inner;
+      if (step_a == 1 && step_b == 1)
+        kernel.add_f32(x, y, inner, subtract, o);
+      else
+        for (int64_t i = 0; i < inner; ++i) {
+          const float v = y[i * step_b];
+          o[i] = x[i * step_a] + (subtract ? -v : v);
+        }
+    }
+  });
+  return out;
+}
+
 Tensor lookup(Tensor x, Tensor table) {
   ZP_REQUIRE(is_byte(x), "lookup: x must be uint8 or int8");
   ZP_REQUIRE(is_byte(table) && table.numel() == 256 && table.is_contiguous(),
@@ -82,9 +164,10 @@ Tensor lookup(Tensor x, Tensor table) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
-  m.impl("add", TORCH_BOX(&add));
-  m.impl("mul", TORCH_BOX(&mul));
-  m.impl("lookup", TORCH_BOX(&lookup));
+  ZP_OPERATOR(m, "add", add);
+  ZP_OPERATOR(m, "mul", mul);
+  ZP_OPERATOR(m, "add_float", add_float);
+  ZP_OPERATOR(m, "lookup", lookup);
 }
 
 }  // namespace zeropoint

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "../engine/operators.h"
 #include "../kernels/dispatch.h"
 #include "../pack/grouped_pack.h"
 #include "../torch_stable.h"
@@ -130,8 +131,8 @@ Tensor linear_grouped(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, Op
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
-  m.impl("linear_grouped_pack", TORCH_BOX(&linear_grouped_pack));
-  m.impl("linear_grouped", TORCH_BOX(&linear_grouped));
+  ZP_OPERATOR(m, "linear_grouped_pack", linear_grouped_pack);
+  ZP_OPERATOR(m, "linear_grouped", linear_grouped);
 }
 
 }  // namespace zeropoint

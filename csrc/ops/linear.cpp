@@ -1,4 +1,5 @@
 // zeropoint::linear and its packing.
+#include "../engine/operators.h"
 #include "gemm.h"
 
 namespace zeropoint {
@@ -96,8 +97,8 @@ Tensor linear(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
-  m.impl("linear_pack", TORCH_BOX(&linear_pack));
-  m.impl("linear", TORCH_BOX(&linear));
+  ZP_OPERATOR(m, "linear_pack", linear_pack);
+  ZP_OPERATOR(m, "linear", linear);
 }
 
 }  // namespace zeropoint

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "../engine/operators.h"
 #include "gemm.h"
 
 namespace zeropoint {
@@ -167,6 +168,6 @@ Tensor matmul(Tensor a, double a_scale, int64_t a_zero_point, Tensor b, double b
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) { m.impl("matmul", TORCH_BOX(&matmul)); }
+STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) { ZP_OPERATOR(m, "matmul", matmul); }
 
 }  // namespace zeropoint

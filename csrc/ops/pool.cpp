@@ -1,4 +1,7 @@
 // zeropoint::max_pool2d, avg_pool2d, adaptive_avg_pool2d on [N, C, H, W], NHWC inside.
+#include <cmath>
+
+#include "../engine/operators.h"
 #include "../kernels/dispatch.h"
 #include "epilogue_params.h"
 
@@ -49,6 +52,31 @@ PoolParams make_params(const char* what, const Tensor& x, const std::vector<int6
   return p;
 }
 
+// Averages in the input's scale and zero point.
+void keep_qparams(PoolParams& p, int64_t zero_point, ScalarType dtype) {
+  p.zero_point = p.out_zero_point = to_u8_domain(zero_point, dtype);
+  p.in_xor = p.out_xor = sign_flip(dtype);
+  p.lo = 0;
+  p.hi = 255;
+}
+
+// A window over all of [H, W], for images that are one pixel of the result each.
+ConvGeometry whole_map(int64_t height, int64_t width, int64_t row_stride, int64_t image_stride) {
+  return {.in_h = height,
+          .in_w = width,
+          .out_h = 1,
+          .out_w = 1,
+          .kernel_w = width,
+          .stride_h = 1,
+          .stride_w = 1,
+          .pad_h = 0,
+          .pad_w = 0,
+          .dilation_h = 1,
+          .dilation_w = 1,
+          .row_stride = row_stride,
+          .image_stride = image_stride};
+}
+
 void check_input(const char* what, const Tensor& x) {
   ZP_REQUIRE(is_byte(x) && x.dim() == 4, std::string(what) + ": x must be uint8 or int8 [N, C, H, W]");
 }
@@ -82,7 +110,7 @@ Tensor avg_pool2d(Tensor x, int64_t zero_point, std::vector<int64_t> kernel_size
   Tensor out = empty_output(x, p.conv.out_h, p.conv.out_w);
   p.x = bytes(x);
   p.out = bytes(out);
-  p.zero_point = to_u8_domain(zero_point, x.scalar_type());
+  keep_qparams(p, zero_point, x.scalar_type());
   p.count_include_pad = count_include_pad;
   p.divisor = divisor_override.value_or(0);
   const KernelTable& kernel = kernels();
@@ -114,21 +142,8 @@ Tensor adaptive_avg_pool2d(Tensor x, int64_t zero_point, std::vector<int64_t> ou
         PoolParams p = {};
         p.channels = channels;
         p.kernel_h = h1 - h0;
-        p.conv = {.in_h = h1 - h0,
-                  .in_w = w1 - w0,
-                  .out_h = 1,
-                  .out_w = 1,
-                  .kernel_w = w1 - w0,
-                  .stride_h = 1,
-                  .stride_w = 1,
-                  .pad_h = 0,
-                  .pad_w = 0,
-                  .dilation_h = 1,
-                  .dilation_w = 1,
-                  .row_stride = in_w * channels,
-                  .image_stride = in_h * in_w * channels};
-        p.in_xor = sign_flip(x.scalar_type());
-        p.zero_point = to_u8_domain(zero_point, x.scalar_type());
+        p.conv = whole_map(h1 - h0, w1 - w0, in_w * channels, in_h * in_w * channels);
+        keep_qparams(p, zero_point, x.scalar_type());
         p.x = bytes(x) + ((n * in_h + h0) * in_w + w0) * channels;
         p.out = bytes(out) + (row * out_w + ow) * channels;
         kernel.avg_pool(p, 0, 1);
@@ -137,12 +152,46 @@ Tensor adaptive_avg_pool2d(Tensor x, int64_t zero_point, std::vector<int64_t> ou
   return out;
 }
 
+// The average over all positions, with qparams of its own.
+Tensor global_avg_pool2d(Tensor x, double x_scale, int64_t x_zero_point, double scale, int64_t zero_point,
+                         int64_t quant_min, int64_t quant_max, ScalarType dtype) {
+  constexpr const char* what = "global_avg_pool2d";
+  check_input(what, x);
+  ZP_REQUIRE(dtype == ScalarType::Byte || dtype == ScalarType::Char, "global_avg_pool2d: dtype must be uint8 or int8");
+  const int64_t height = x.size(2), width = x.size(3), channels = x.size(1);
+  ZP_REQUIRE(height > 0 && width > 0 && height * width <= (int64_t{1} << 23),
+             "global_avg_pool2d: height * width must be 1 to 2^23, so that sums fit 32 bits");
+  check_qparams(what, "x", x_scale, x_zero_point, x.scalar_type());
+  check_qparams(what, "y", scale, zero_point, dtype);
+  x = to_channels_last(x);
+  const std::vector<int64_t> sizes = {x.size(0), channels, 1, 1};
+  Tensor out = empty_strided(sizes, channels_last_strides(sizes), dtype);
+  PoolParams p = {};
+  p.x = bytes(x);
+  p.out = bytes(out);
+  p.channels = channels;
+  p.kernel_h = height;
+  p.conv = whole_map(height, width, width * channels, height * width * channels);
+  p.factor = static_cast<float>(as_f32(x_scale) / (static_cast<double>(height * width) * as_f32(scale)));
+  ZP_REQUIRE(p.factor > 0 && std::isfinite(p.factor), "global_avg_pool2d: x_scale / scale is not finite in float32");
+  p.zero_point = to_u8_domain(x_zero_point, x.scalar_type());
+  p.out_zero_point = to_u8_domain(zero_point, dtype);
+  p.in_xor = sign_flip(x.scalar_type());
+  p.out_xor = sign_flip(dtype);
+  p.lo = static_cast<uint8_t>(to_u8_domain(quant_min, dtype));
+  p.hi = static_cast<uint8_t>(to_u8_domain(quant_max, dtype));
+  const KernelTable& kernel = kernels();
+  parallel(x.size(0), height * width * channels, [&](int64_t begin, int64_t end) { kernel.avg_pool(p, begin, end); });
+  return out;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
-  m.impl("max_pool2d", TORCH_BOX(&max_pool2d));
-  m.impl("avg_pool2d", TORCH_BOX(&avg_pool2d));
-  m.impl("adaptive_avg_pool2d", TORCH_BOX(&adaptive_avg_pool2d));
+  ZP_OPERATOR(m, "max_pool2d", max_pool2d);
+  ZP_OPERATOR(m, "avg_pool2d", avg_pool2d);
+  ZP_OPERATOR(m, "adaptive_avg_pool2d", adaptive_avg_pool2d);
+  ZP_OPERATOR(m, "global_avg_pool2d", global_avg_pool2d);
 }
 
 }  // namespace zeropoint

@@ -1,6 +1,7 @@
 // zeropoint::quantize_*, dequantize_*, requantize.
 #include <cmath>
 
+#include "../engine/operators.h"
 #include "../kernels/dispatch.h"
 #include "epilogue_params.h"
 
@@ -142,11 +143,11 @@ Tensor requantize(Tensor acc, double multiplier, int64_t zero_point, ScalarType 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
-  m.impl("quantize_per_tensor", TORCH_BOX(&quantize_per_tensor));
-  m.impl("quantize_per_channel", TORCH_BOX(&quantize_per_channel));
-  m.impl("dequantize_per_tensor", TORCH_BOX(&dequantize_per_tensor));
-  m.impl("dequantize_per_channel", TORCH_BOX(&dequantize_per_channel));
-  m.impl("requantize", TORCH_BOX(&requantize));
+  ZP_OPERATOR(m, "quantize_per_tensor", quantize_per_tensor);
+  ZP_OPERATOR(m, "quantize_per_channel", quantize_per_channel);
+  ZP_OPERATOR(m, "dequantize_per_tensor", dequantize_per_tensor);
+  ZP_OPERATOR(m, "dequantize_per_channel", dequantize_per_channel);
+  ZP_OPERATOR(m, "requantize", requantize);
 }
 
 }  // namespace zeropoint

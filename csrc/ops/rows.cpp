@@ -1,6 +1,7 @@
 // zeropoint::normalize and softmax on 8-bit tensors.
 #include <cmath>
 
+#include "../engine/operators.h"
 #include "../kernels/dispatch.h"
 #include "epilogue_params.h"
 
@@ -138,8 +139,8 @@ Tensor softmax(Tensor x, int64_t dim, double x_scale, double scale, int64_t zero
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
-  m.impl("normalize", TORCH_BOX(&normalize));
-  m.impl("softmax", TORCH_BOX(&softmax));
+  ZP_OPERATOR(m, "normalize", normalize);
+  ZP_OPERATOR(m, "softmax", softmax);
 }
 
 }  // namespace zeropoint

@@ -40,7 +40,15 @@ CASES = {
         (x(1, 4, 9, 8), DW, ops.conv2d_pack(DW, None, [1, 1], 4), torch.ones(4), None, None, [1, 1], [1, 1], [1, 1], 4, *OUT),
     ],
     "add": [(x(2, 3), 0.1, 3, x(2, 3), 0.2, 4, 0.3, 5, 0, 255, U8)],
-    "mul": [(nhwc(2, 3, 4, 4), 0.1, 3, nhwc(2, 3, 4, 4), 0.2, 4, 0.3, 5, 0, 255, U8)],
+    "mul": [
+        (nhwc(2, 3, 4, 4), 0.1, 3, nhwc(2, 3, 4, 4), 0.2, 4, 0.3, 5, 0, 255, U8),
+        (nhwc(2, 3, 4, 4), 0.1, 3, x(2, 3, 1, 1), 0.2, 4, 0.3, 5, 0, 255, U8),
+    ],
+    "add_float": [
+        (torch.randn(2, 3), torch.randn(3), False),
+        (torch.randn(2, 3, 1), torch.randn(3, 4), True),
+        (torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),) * 2 + (False,),
+    ],
     "matmul": [(x(2, 3, 4), 0.1, 3, x(4, 5), 0.2, 4, 0.3, 5, 0, 255, U8), (x(4), 0.1, 3, x(2, 4, 5), 0.2, 4, 0.3, 5, 0, 255, U8)],
     "normalize": [(x(2, 3, 4), 6, torch.ones(4), None, 1, 0.1, 3, 1e-5, True, 0.3, 5, 0, 255, U8)],
     "softmax": [(x(2, 3, 4), -1, 0.1, 1 / 256, 0, 0, 255, U8)],
@@ -58,6 +66,7 @@ CASES = {
     "lookup": [(x(2, 3), x(256))],
     "max_pool2d": [(nhwc(2, 3, 9, 8), [3, 2], [2, 2], [1, 0], [1, 1], True)],
     "avg_pool2d": [(nhwc(2, 3, 9, 8), 3, [3, 2], [2, 2], [1, 0], False, True, None)],
+    "global_avg_pool2d": [(nhwc(2, 3, 9, 8), 0.1, 3, 0.05, 7, 0, 255, U8)],
     "adaptive_avg_pool2d": [(nhwc(2, 3, 9, 8), 3, [2, 3])],
 }  # fmt: skip
 

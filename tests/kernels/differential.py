@@ -260,7 +260,11 @@ class Generator:
 
     def binary(self) -> Case:
         shape, dtype = self.shape(), self.byte_dtype()
-        a, b = (self.layout(self.integers(shape, self.byte_dtype())) for _ in "ab")
+        other = shape
+        if self.chance(0.3):
+            shape = (self.one(1, 3), self.one(1, 7, 16, 70), self.one(1, 2, 5), self.one(1, 4))
+            other = (*shape[:2], 1, 1)
+        a, b = (self.layout(self.integers(s, self.byte_dtype())) for s in (shape, other))
         info = torch.iinfo(dtype)
         scale = self.one(0.07, 1e-6, 10.0, 0.01)
         output = (scale, self.zero_point(dtype), info.min, info.max, dtype)
@@ -268,6 +272,14 @@ class Generator:
         return self._same(
             name, f"{shape} {output}", a, 0.03, self.zero_point(a.dtype), b, 0.05, self.zero_point(b.dtype), *output
         )
+
+    def add_float(self) -> Case:
+        shape = self.shape()
+        other = self.one(shape, shape[1:], tuple(self.one(n, 1) for n in shape), (1, *shape))
+        a, b = (self.layout(torch.randn(s)) for s in (shape, other))
+        if self.chance(0.3):
+            a, b = b, a
+        return self._same("add_float", f"{tuple(a.shape)} {tuple(b.shape)}", a, b, self.chance(0.3))
 
     def matmul(self) -> Case:
         m, k, n = self.one(1, 2, 6, 7, 20), self.one(1, 3, 4, 16, 31, 64, 300), self.one(1, 5, 16, 31, 64, 65, 130)
@@ -332,7 +344,12 @@ class Generator:
         kernel, stride = [self.one(1, 2, 3) for _ in "hw"], [self.one(1, 2, 3) for _ in "hw"]
         padding = [self.random.randint(0, k // 2) for k in kernel]
         ceil_mode = self.chance(0.5)
-        kind = self.one("max", "avg", "adaptive")
+        kind = self.one("max", "avg", "adaptive", "global")
+        if kind == "global":
+            dtype = self.byte_dtype()
+            info = torch.iinfo(dtype)
+            output = (self.one(0.01, 0.05, 3.0), self.zero_point(dtype), info.min, info.max, dtype)
+            return self._same("global_avg_pool2d", f"{size} {output}", x, self.one(0.05, 0.3), zero_point, *output)
         if kind == "max":
             return self._same("max_pool2d", f"{size} {kernel} {stride}", x, kernel, stride, padding, [1, 1], ceil_mode)
         if kind == "adaptive":
@@ -344,7 +361,7 @@ class Generator:
 
     FAMILIES = (
         "conv2d", "conv2d", "conv2d", "linear", "linear", "quantize_per_tensor", "quantize_per_channel",
-        "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "lookup", "pool",
+        "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "add_float", "lookup", "pool",
         "matmul", "matmul", "normalize", "softmax", "linear_dynamic", "linear_grouped", "linear_grouped", "rnn_dynamic",
     )  # fmt: skip
 

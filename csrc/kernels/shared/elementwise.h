@@ -107,6 +107,13 @@ void mul(const BinaryParams& p, int64_t n) {
   }
 }
 
+void add_f32(const float* __restrict a, const float* __restrict b, int64_t n, bool subtract, float* __restrict out) {
+  if (subtract)
+    for (int64_t i = 0; i < n; ++i) out[i] = a[i] - b[i];
+  else
+    for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+}
+
 [[maybe_unused]] void lookup(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = table[x[i]];
 }

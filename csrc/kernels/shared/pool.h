@@ -40,12 +40,12 @@ void max_pool(const PoolParams& p, int64_t row0, int64_t row1) {
 // Channels are summed in blocks that stay in registers or L1.
 constexpr int64_t kPoolBlock = 64;
 
-// float(sum - count * zero_point) * (1 / divisor), rounded half to even.
-inline void store_average(const int32_t* sums, int64_t channels, int64_t count, float inv_divisor, int32_t zero_point,
-                          uint8_t flip, uint8_t* out) {
-  const int32_t offset = static_cast<int32_t>(count) * zero_point;
+// float(sum - count * zero_point) * factor, rounded half to even.
+inline void store_average(const PoolParams& p, const int32_t* sums, int64_t channels, int64_t count, float factor,
+                          uint8_t* out) {
+  const int32_t offset = static_cast<int32_t>(count) * p.zero_point;
   for (int64_t c = 0; c < channels; ++c)
-    out[c] = round_to_u8(static_cast<float>(sums[c] - offset) * inv_divisor, zero_point, 0, 255) ^ flip;
+    out[c] = round_to_u8(static_cast<float>(sums[c] - offset) * factor, p.out_zero_point, p.lo, p.hi) ^ p.out_xor;
 }
 
 // Extent of a window within the image plus its padding, as torch counts it (count_include_pad).
@@ -66,7 +66,7 @@ void avg_pool(const PoolParams& p, int64_t row0, int64_t row1) {
         divisor = p.count_include_pad ? padded_extent(oh * g.stride_h - g.pad_h, p.kernel_h, g.in_h, g.pad_h) *
                                             padded_extent(ow * g.stride_w - g.pad_w, g.kernel_w, g.in_w, g.pad_w)
                                       : inside;
-      const float inv_divisor = 1.0f / static_cast<float>(divisor);
+      const float factor = p.factor != 0 ? p.factor : 1.0f / static_cast<float>(divisor);
       uint8_t* out = p.out + (row * g.out_w + ow) * p.channels;
       for (int64_t block = 0; block < p.channels; block += kPoolBlock) {
         const int64_t count = p.channels - block < kPoolBlock ? p.channels - block : kPoolBlock;
@@ -74,7 +74,7 @@ void avg_pool(const PoolParams& p, int64_t row0, int64_t row1) {
         for_taps(p, n, oh, ow, [&](const uint8_t* x) {
           for (int64_t c = 0; c < count; ++c) sums[c] += x[block + c] ^ p.in_xor;
         });
-        store_average(sums, count, inside, inv_divisor, p.zero_point, p.in_xor, out + block);
+        store_average(p, sums, count, inside, factor, out + block);
       }
     }
   }

@@ -35,6 +35,7 @@ constexpr KernelTable make_table(const char* name) {
       .requantize = requantize,
       .add = add,
       .mul = mul,
+      .add_f32 = add_f32,
       .lookup = lookup,
       .grouped_scratch = grouped_scratch<V>,
       .grouped = grouped<V>,

@@ -6,12 +6,12 @@ docs/numerics.md is written out. Native kernels are tested to equal these bit fo
 
 from zeropoint._reference.conv import conv2d, conv2d_pack
 from zeropoint._reference.dynamic import linear_dynamic, rnn_dynamic
-from zeropoint._reference.elementwise import add, lookup, mul
+from zeropoint._reference.elementwise import add, add_float, lookup, mul
 from zeropoint._reference.grouped import linear_grouped, linear_grouped_pack
 from zeropoint._reference.linear import linear, linear_pack
 from zeropoint._reference.matmul import matmul
 from zeropoint._reference.normalization import normalize, softmax
-from zeropoint._reference.pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from zeropoint._reference.pool import adaptive_avg_pool2d, avg_pool2d, global_avg_pool2d, max_pool2d
 from zeropoint._reference.quantize import (
     dequantize_per_channel,
     dequantize_per_tensor,
@@ -23,11 +23,13 @@ from zeropoint._reference.quantize import (
 __all__ = [
     "adaptive_avg_pool2d",
     "add",
+    "add_float",
     "avg_pool2d",
     "conv2d",
     "conv2d_pack",
     "dequantize_per_channel",
     "dequantize_per_tensor",
+    "global_avg_pool2d",
     "linear",
     "linear_dynamic",
     "linear_grouped",

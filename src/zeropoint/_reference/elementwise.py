@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import torch
 
-from zeropoint._reference.quantize import f32, keep_layout, round_clamp
+from zeropoint._reference.quantize import f32, is_nhwc, keep_layout, round_clamp
+from zeropoint.errors import QuantizationError
 
-__all__ = ["add", "lookup", "mul"]
+__all__ = ["add", "add_float", "lookup", "mul"]
 
 
 def _scalar(value: float, like: torch.Tensor) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.float64, device=like.device).float()
+
+
+def _result(result: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """In the layout of ``a``; NHWC where ``b`` has one value per channel, [N, C, 1, 1]."""
+    if a.shape == b.shape:
+        return keep_layout(result, a)
+    by_channel = a.dim() == b.dim() == 4 and a.shape[:2] == b.shape[:2] and tuple(b.shape[2:]) == (1, 1)
+    if not by_channel:
+        raise QuantizationError(
+            "add, mul: b must have the shape of a, or [N, C, 1, 1] where a is [N, C, H, W]; broadcast others first"
+        )
+    return result.contiguous(memory_format=torch.channels_last)
 
 
 def add(
@@ -30,7 +43,16 @@ def add(
     inverse = 1.0 / f32(scale)
     value_a = (a.to(torch.int32) - a_zero_point).float() * _scalar(f32(a_scale) * inverse, a)
     value_b = (b.to(torch.int32) - b_zero_point).float() * _scalar(f32(b_scale) * inverse, a)
-    return keep_layout(round_clamp(value_a + value_b, zero_point, quant_min, quant_max, dtype), a)
+    return _result(round_clamp(value_a + value_b, zero_point, quant_min, quant_max, dtype), a, b)
+
+
+def add_float(a: torch.Tensor, b: torch.Tensor, subtract: bool) -> torch.Tensor:
+    """``a + b`` or ``a - b`` of float32 tensors, broadcast; contiguous, or NHWC where both are."""
+    if a.dtype != torch.float32 or b.dtype != torch.float32:
+        raise QuantizationError(f"add_float: a and b must be float32, got {a.dtype} and {b.dtype}")
+    result = a - b if subtract else a + b
+    nhwc = a.shape == b.shape and is_nhwc(a) and is_nhwc(b)
+    return result.contiguous(memory_format=torch.channels_last) if nhwc else result.contiguous()
 
 
 def mul(
@@ -49,7 +71,7 @@ def mul(
     """``clamp(rhe(float32((a - za) * (b - zb)) * m) + z)``, ``m = float32(sa * sb * (1 / s))``."""
     product = (a.to(torch.int32) - a_zero_point) * (b.to(torch.int32) - b_zero_point)
     value = product.float() * _scalar(f32(a_scale) * f32(b_scale) * (1.0 / f32(scale)), a)
-    return keep_layout(round_clamp(value, zero_point, quant_min, quant_max, dtype), a)
+    return _result(round_clamp(value, zero_point, quant_min, quant_max, dtype), a, b)
 
 
 def lookup(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from zeropoint._reference.quantize import integer_range, round_clamp
+from zeropoint._reference.quantize import f32, integer_range, round_clamp
 from zeropoint.errors import QuantizationError
 
-__all__ = ["adaptive_avg_pool2d", "avg_pool2d", "max_pool2d", "pool_extent"]
+__all__ = ["adaptive_avg_pool2d", "avg_pool2d", "global_avg_pool2d", "max_pool2d", "pool_extent"]
 
 
 def pool_extent(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
@@ -79,3 +79,23 @@ def adaptive_avg_pool2d(x: torch.Tensor, zero_point: int, output_size: Sequence[
             sums = window.sum((2, 3), keepdim=True)
             result[:, :, i : i + 1, j : j + 1] = _average(sums, count, zero_point, x.dtype)
     return result
+
+
+def global_avg_pool2d(
+    x: torch.Tensor,
+    x_scale: float,
+    x_zero_point: int,
+    scale: float,
+    zero_point: int,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """``clamp(rhe(float32(sum of (q - zx)) * m) + z)``, ``m = float32(sx / (H * W * s))``; [N, C, H, W] to [N, C, 1, 1]."""
+    count = x.shape[2] * x.shape[3]
+    if not 0 < count <= 1 << 23:
+        raise QuantizationError("global_avg_pool2d: height * width must be 1 to 2^23, so that sums fit 32 bits")
+    sums = (x.to(torch.int64) - x_zero_point).sum((2, 3), keepdim=True)
+    factor = torch.tensor(f32(x_scale) / (count * f32(scale)), dtype=torch.float64, device=x.device).float()
+    result = round_clamp(sums.float() * factor, zero_point, quant_min, quant_max, dtype)
+    return result.contiguous(memory_format=torch.channels_last)

@@ -12,6 +12,7 @@ __all__ = [
     "f32",
     "fma32",
     "integer_range",
+    "is_nhwc",
     "keep_layout",
     "quantize_per_channel",
     "quantize_per_tensor",
@@ -30,9 +31,14 @@ def integer_range(dtype: torch.dtype) -> tuple[int, int]:
     return info.min, info.max
 
 
+def is_nhwc(x: torch.Tensor) -> bool:
+    """Whether ``x`` is channels_last and not contiguous."""
+    return not x.is_contiguous() and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def keep_layout(result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """``result`` in the layout kernels give: channels_last if ``like`` is that and not contiguous."""
-    if not like.is_contiguous() and like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
+    if is_nhwc(like):
         return result.contiguous(memory_format=torch.channels_last)
     return result.contiguous()
 

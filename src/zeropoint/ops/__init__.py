@@ -12,7 +12,9 @@ import torch
 from zeropoint import _native, _reference
 from zeropoint.ops import _schemas
 
-_REFERENCES = {name: getattr(_reference, name) for name in _schemas.SCHEMAS if not name.startswith("isa_")}
+_REFERENCES = {
+    name: getattr(_reference, name) for name in _schemas.SCHEMAS if not name.startswith(("isa_", "program_"))
+}
 for _name, _function in _REFERENCES.items():
     _schemas.library.impl(_name, _function, "CompositeExplicitAutograd")
 
@@ -35,12 +37,14 @@ conv2d_pack = torch.ops.zeropoint.conv2d_pack.default
 conv2d = torch.ops.zeropoint.conv2d.default
 add = torch.ops.zeropoint.add.default
 mul = torch.ops.zeropoint.mul.default
+add_float = torch.ops.zeropoint.add_float.default
 matmul = torch.ops.zeropoint.matmul.default
 lookup = torch.ops.zeropoint.lookup.default
 normalize = torch.ops.zeropoint.normalize.default
 softmax = torch.ops.zeropoint.softmax.default
 max_pool2d = torch.ops.zeropoint.max_pool2d.default
 avg_pool2d = torch.ops.zeropoint.avg_pool2d.default
+global_avg_pool2d = torch.ops.zeropoint.global_avg_pool2d.default
 adaptive_avg_pool2d = torch.ops.zeropoint.adaptive_avg_pool2d.default
 
 __all__ = sorted(_REFERENCES)

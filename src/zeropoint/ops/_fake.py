@@ -9,6 +9,7 @@ import torch
 
 from zeropoint._reference.conv import conv_extent
 from zeropoint._reference.pool import pool_extent
+from zeropoint._reference.quantize import is_nhwc
 
 __all__: list[str] = []
 
@@ -25,7 +26,7 @@ def _fake(name: str) -> Callable[[_FakeKernel], _FakeKernel]:
 
 def _like(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Keeps contiguous and channels_last layouts, makes any other contiguous, as the kernels do."""
-    if not x.is_contiguous() and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+    if is_nhwc(x):
         return torch.empty(x.shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
     return torch.empty(x.shape, dtype=dtype, device=x.device)
 
@@ -167,12 +168,25 @@ def _binary(
     quant_max: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
+    by_channel = a.dim() == 4 and b.dim() == 4 and tuple(b.shape[2:]) == (1, 1) and a.shape[:2] == b.shape[:2]
+    if by_channel and tuple(a.shape[2:]) != (1, 1):
+        return _nhwc(a, a.shape[1], a.shape[2], a.shape[3], dtype)
     torch._check(a.shape == b.shape, lambda: f"a and b must have the same shape, got {a.shape} and {b.shape}")
     return _like(a, dtype)
 
 
 _fake("add")(_binary)
 _fake("mul")(_binary)
+
+
+@_fake("add_float")
+def _add_float(a: torch.Tensor, b: torch.Tensor, subtract: bool) -> torch.Tensor:
+    nhwc = a.shape == b.shape and is_nhwc(a) and is_nhwc(b)
+    return (
+        _like(a, a.dtype)
+        if nhwc
+        else torch.empty(torch.broadcast_shapes(a.shape, b.shape), dtype=a.dtype, device=a.device)
+    )
 
 
 @_fake("matmul")
@@ -235,6 +249,20 @@ def _avg_pool2d(
 ) -> torch.Tensor:
     extents = [pool_extent(x.shape[2 + i], kernel_size[i], stride[i], padding[i], 1, ceil_mode) for i in (0, 1)]
     return _nhwc(x, x.shape[1], extents[0], extents[1], x.dtype)
+
+
+@_fake("global_avg_pool2d")
+def _global_avg_pool2d(
+    x: torch.Tensor,
+    x_scale: float,
+    x_zero_point: int,
+    scale: float,
+    zero_point: int,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    return _nhwc(x, x.shape[1], 1, 1, dtype)
 
 
 @_fake("adaptive_avg_pool2d")

@@ -42,6 +42,7 @@ SCHEMAS = {
     "conv2d": f"(Tensor x, {_WEIGHT}, int[] stride, int[] padding, int[] dilation, int groups, {_OUTPUT}) -> Tensor",
     "add": _BINARY,
     "mul": _BINARY,
+    "add_float": "(Tensor a, Tensor b, bool subtract) -> Tensor",
     "matmul": _BINARY,
     "lookup": "(Tensor x, Tensor table) -> Tensor",
     "normalize": (
@@ -58,7 +59,16 @@ SCHEMAS = {
         "(Tensor x, int zero_point, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, "
         "bool count_include_pad, int? divisor_override) -> Tensor"
     ),
+    "global_avg_pool2d": (
+        "(Tensor x, float x_scale, int x_zero_point, float scale, int zero_point, int quant_min, int quant_max, "
+        "ScalarType dtype) -> Tensor"
+    ),
     "adaptive_avg_pool2d": "(Tensor x, int zero_point, int[] output_size) -> Tensor",
+    "program_create": "(Tensor code, str names, Tensor[] constants) -> int",
+    "program_run": "(int program, Tensor[] inputs) -> Tensor[]",
+    "program_profile": "(int program, Tensor[] inputs) -> Tensor",
+    "program_bytes": "(int program) -> int",
+    "program_release": "(int program) -> ()",
     "isa_current": "() -> int",
     "isa_count": "() -> int",
     "isa_name": "(int index) -> str",

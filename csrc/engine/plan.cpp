@@ -1,0 +1,170 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <set>
+
+namespace zeropoint {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+constexpr int64_t kSlack = 64;  // kernels may read past a row's end
+
+// Where the memory that a tensor looks at begins.
+const uint8_t* storage_base(const Tensor& t) {
+  int64_t offset = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(t.get(), &offset));
+  return bytes(t) - offset * element_size(t.scalar_type());
+}
+
+Tensor tensor_at(uint8_t* data, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                 ScalarType dtype) {
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_create_tensor_from_blob(data, static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), 0,
+                                         torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+                                         aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+struct Interval {
+  size_t value;
+  int64_t bytes;
+  size_t first, last;  // instructions
+  int64_t offset;
+};
+
+// Largest first, each at the lowest offset that is free while it is alive.
+int64_t place(std::vector<Interval>& intervals) {
+  std::stable_sort(intervals.begin(), intervals.end(),
+                   [](const Interval& a, const Interval& b) { return a.bytes > b.bytes; });
+  int64_t total = 0;
+  std::vector<const Interval*> alive;
+  for (size_t i = 0; i < intervals.size(); ++i) {
+    Interval& one = intervals[i];
+    alive.clear();
+    for (size_t j = 0; j < i; ++j)
+      if (intervals[j].first <= one.last && one.first <= intervals[j].last) alive.push_back(&intervals[j]);
+    std::sort(alive.begin(), alive.end(), [](const Interval* a, const Interval* b) { return a->offset < b->offset; });
+    int64_t offset = 0;
+    for (const Interval* other : alive) {
+      if (other->offset - offset >= one.bytes) break;
+      offset = std::max(offset, other->offset + other->bytes);
+    }
+    one.offset = offset;
+    total = std::max(total, offset + one.bytes);
+  }
+  return total;
+}
+
+}  // namespace
+
+Plan::Plan(const Program& program, const Values& recorded) : integers_(recorded.integers) {
+  const auto count = static_cast<size_t>(program.value_count_);
+  placement_.resize(count);
+  done_once_.assign(program.instructions_.size(), false);
+  // Which value a value is a view of; itself if none.
+  std::vector<size_t> root(count);
+  for (size_t v = 0; v < count; ++v) root[v] = v;
+  std::vector<size_t> first(count, 0), last(count, 0);
+  std::vector<bool> native(count, false);
+  for (size_t i = 0; i < program.instructions_.size(); ++i) {
+    const Instruction& instruction = program.instructions_[i];
+    std::vector<size_t> used;
+    for (const Argument& a : instruction.arguments) {
+      if (a.kind == Argument::Kind::kValue) used.push_back(static_cast<size_t>(a.number));
+      if (a.kind == Argument::Kind::kValues)
+        for (const auto& item : a.items) used.push_back(static_cast<size_t>(item.number));
+    }
+    for (const size_t v : used) last[root[v]] = i;
+    for (const int64_t result : instruction.results) {
+      if (result < 0 || !recorded.tensors[static_cast<size_t>(result)]) continue;
+      const auto r = static_cast<size_t>(result);
+      first[r] = last[r] = i;
+      native[r] = instruction.kind == Instruction::Kind::kNative;
+      if (instruction.kind != Instruction::Kind::kDispatched) continue;
+      const Tensor& out = *recorded.tensors[r];
+      for (const size_t v : used)
+        if (out.numel() > 0 && storage_base(*recorded.tensors[v]) == storage_base(out)) root[r] = root[v];
+    }
+  }
+  std::set<size_t> leaves;
+  for (const int64_t output : program.outputs_) leaves.insert(root[static_cast<size_t>(output)]);
+  std::vector<Interval> intervals;
+  for (size_t v = 0; v < count; ++v) {
+    const OptionalTensor& t = recorded.tensors[v];
+    if (!native[v] || leaves.count(v) || !t || t->numel() == 0) continue;
+    Placement& p = placement_[v];
+    p.sizes = sizes_of(*t);
+    p.strides = strides_of(*t);
+    p.dtype = t->scalar_type();
+    // Operators give results without gaps, so that the elements are all there is.
+    const int64_t size = t->numel() * element_size(p.dtype) + kSlack;
+    intervals.push_back({v, (size + kAlignment - 1) / kAlignment * kAlignment, first[v], last[v], 0});
+  }
+  bytes_ = place(intervals);
+  for (const Interval& interval : intervals) placement_[interval.value].offset = interval.offset;
+  // Integers are known; views of placed values and constants are made with the frame.
+  std::vector<bool> fixed(count, false);
+  for (const int64_t c : program.constants_) fixed[static_cast<size_t>(c)] = true;
+  for (size_t v = 0; v < count; ++v)
+    if (placement_[v].offset >= 0) fixed[v] = true;
+  for (size_t i = 0; i < program.instructions_.size(); ++i) {
+    const Instruction& instruction = program.instructions_[i];
+    if (instruction.kind == Instruction::Kind::kNative) continue;
+    bool once = instruction.kind != Instruction::Kind::kDispatched;
+    if (!once) {
+      once = true;
+      for (const Argument& a : instruction.arguments) {
+        if (a.kind == Argument::Kind::kValue) once = once && fixed[static_cast<size_t>(a.number)];
+        if (a.kind == Argument::Kind::kValues)
+          for (const auto& item : a.items) once = once && fixed[static_cast<size_t>(item.number)];
+      }
+      for (const int64_t r : instruction.results)
+        once = once && (r < 0 || (root[static_cast<size_t>(r)] != static_cast<size_t>(r)));
+    }
+    done_once_[i] = once;
+    if (once)
+      for (const int64_t r : instruction.results)
+        if (r >= 0) fixed[static_cast<size_t>(r)] = true;
+  }
+  kept_ = std::move(fixed);
+}
+
+std::unique_ptr<Frame> Plan::make_frame(const Program& program) const {
+  auto frame = std::make_unique<Frame>();
+  frame->memory.reset(new uint8_t[static_cast<size_t>(bytes_ + kAlignment)]);
+  uint8_t* memory = frame->memory.get();
+  memory += (kAlignment - reinterpret_cast<uintptr_t>(memory) % kAlignment) % kAlignment;
+  frame->values.integers = integers_;
+  frame->values.tensors.resize(placement_.size());
+  for (size_t i = 0; i < program.constants_.size(); ++i)
+    frame->values.tensors[static_cast<size_t>(program.constants_[i])] = program.constant_tensors_[i];
+  for (size_t v = 0; v < placement_.size(); ++v) {
+    const Placement& p = placement_[v];
+    if (p.offset >= 0) frame->values.tensors[v] = tensor_at(memory + p.offset, p.sizes, p.strides, p.dtype);
+  }
+  for (size_t i = 0; i < done_once_.size(); ++i)
+    if (done_once_[i] && program.instructions_[i].kind == Instruction::Kind::kDispatched)
+      program.execute(i, frame->values, nullptr);
+  return frame;
+}
+
+std::unique_ptr<Frame> Plan::acquire(const Program& program) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!free_.empty()) {
+      auto frame = std::move(free_.back());
+      free_.pop_back();
+      return frame;
+    }
+  }
+  ++frames_made_;
+  return make_frame(program);
+}
+
+void Plan::release(std::unique_ptr<Frame> frame) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  free_.push_back(std::move(frame));
+}
+
+}  // namespace zeropoint

@@ -1,0 +1,49 @@
+// What is fixed once the shapes of the inputs are: integers, views, and where each intermediate value lives.
+//
+// A plan is made from one run in which every value has memory of its own. Values that native operators compute are then
+// placed in one block, where those that are not alive together share bytes; views of them are made once. What ATen
+// computes, and what leaves the program, is allocated anew in every run.
+#pragma once
+#include "program.h"
+
+namespace zeropoint {
+
+// The memory of one run, with the tensors that lie in it. Runs at the same time have one each.
+struct Frame {
+  std::unique_ptr<uint8_t[]> memory;
+  Values values;  // constants, placed values and their views; the rest is filled in by the run
+};
+
+class Plan {
+ public:
+  // `recorded` are the values of a run whose instructions have all been executed.
+  Plan(const Program&, const Values& recorded);
+
+  std::unique_ptr<Frame> acquire(const Program&);
+  void release(std::unique_ptr<Frame>);
+
+  // What is left to do for instruction i in a run.
+  bool done_once(size_t i) const { return done_once_[i]; }
+  bool placed(size_t value) const { return placement_[value].offset >= 0; }
+  // Whether the value's tensor stays in the frame from run to run.
+  bool kept(size_t value) const { return kept_[value]; }
+  int64_t bytes() const { return bytes_ * frames_made_; }
+
+ private:
+  struct Placement {
+    int64_t offset = -1;
+    std::vector<int64_t> sizes, strides;
+    ScalarType dtype = ScalarType::Byte;
+  };
+  std::unique_ptr<Frame> make_frame(const Program&) const;
+
+  std::vector<Placement> placement_;
+  std::vector<bool> done_once_, kept_;
+  std::vector<int64_t> integers_;
+  int64_t bytes_ = 0;
+  std::atomic<int64_t> frames_made_{0};
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Frame>> free_;
+};
+
+}  // namespace zeropoint

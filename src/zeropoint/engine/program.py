@@ -1,0 +1,288 @@
+"""A program: operator calls over numbered values, and the fixed tensors they read (docs/program.md)."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from zeropoint.errors import QuantizationError
+
+__all__ = ["INTEGERS", "Instruction", "Program", "ProgramError", "Register", "Value", "operator_of"]
+
+
+class ProgramError(QuantizationError):
+    """Not a valid program, or a graph that cannot become one; the message says what and where."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the program, by number."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Register:
+    """An integer of the program, by number: a size, or what is computed from sizes."""
+
+    index: int
+
+
+INTEGERS = {
+    "int::add": operator.add,
+    "int::sub": operator.sub,
+    "int::mul": operator.mul,
+    "int::floordiv": operator.floordiv,
+}
+_INTEGER_NAMES = {function: name for name, function in INTEGERS.items()}
+
+
+@dataclass
+class Instruction:
+    """One call.
+
+    Attributes:
+        operator: ``"zeropoint::conv2d"``, ``"aten::add.Tensor"``, ``"int::size"`` ...
+        arguments: all of the schema's, in order: :class:`Value`, :class:`Register`, numbers, bools, None, dtypes, texts,
+            and lists of those.
+        results: the number of each result; None where nobody needs it.
+        source: the layer of the model it comes from.
+    """
+
+    operator: str
+    arguments: list[Any]
+    results: list[int | None]
+    source: str = ""
+
+
+@dataclass
+class Program:
+    """Instructions in the order they run.
+
+    Attributes:
+        inputs, outputs: numbers of the values that go in and out.
+        constants: number to tensor, for fixed tensors.
+        prologue: packs weights for the CPU at hand, once, when the program is loaded.
+        body: what runs on every call.
+        count: how many numbers there are.
+        in_spec, out_spec: how arguments and results are nested, as ``torch.utils._pytree.treespec_dumps`` writes it.
+        coverage: (layer, operator, "int8" or the reason why it is float) of every operator of the model.
+    """
+
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    constants: dict[int, torch.Tensor] = field(default_factory=dict)
+    prologue: list[Instruction] = field(default_factory=list)
+    body: list[Instruction] = field(default_factory=list)
+    count: int = 0
+    in_spec: str = ""
+    out_spec: str = ""
+    coverage: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def prepared(self) -> dict[int, torch.Tensor]:
+        """The constants and what the prologue makes of them."""
+        values: dict[int, Any] = dict(self.constants)
+        for instruction in self.prologue:
+            _call(instruction, values)
+        return values
+
+    def interpret(
+        self, inputs: Sequence[torch.Tensor], prepared: dict[int, torch.Tensor] | None = None
+    ) -> list[torch.Tensor]:
+        """Runs the program operator by operator from Python: the engine's specification, and what torch.compile sees."""
+        values: dict[int, Any] = dict(self.prepared() if prepared is None else prepared)
+        values.update(zip(self.inputs, inputs, strict=True))
+        for instruction in self.body:
+            _call(instruction, values)
+        return [values[index] for index in self.outputs]
+
+    @staticmethod
+    def from_graph(module: fx.GraphModule) -> Program:
+        """A program of a graph of operators, as :class:`~zeropoint.graph.lower.Lowering` makes it.
+
+        Raises:
+            ProgramError: the graph calls something that is no operator.
+        """
+        return _Builder(module).build()
+
+
+def operator_of(name: str) -> torch._ops.OpOverload | None:
+    """The torch operator of an instruction's name, None if there is none."""
+    namespace, _, rest = name.partition("::")
+    packet_name, _, overload = rest.partition(".")
+    if namespace not in ("aten", "zeropoint"):
+        return None
+    packet = getattr(getattr(torch.ops, namespace), packet_name, None)
+    return getattr(packet, overload or "default", None)
+
+
+def _resolve(argument: Any, values: dict[int, Any]) -> Any:
+    if isinstance(argument, (Value, Register)):
+        return values[argument.index]
+    if isinstance(argument, list):
+        return [_resolve(a, values) for a in argument]
+    return argument
+
+
+def _call(instruction: Instruction, values: dict[int, Any]) -> None:
+    arguments = [_resolve(a, values) for a in instruction.arguments]
+    if instruction.operator == "int::size":
+        results = [arguments[0].shape[arguments[1]]]
+    elif instruction.operator in INTEGERS:
+        results = [INTEGERS[instruction.operator](*arguments)]
+    else:
+        target = operator_of(instruction.operator)
+        assert target is not None
+        positional, keyword = [], {}
+        for argument, schema in zip(arguments, target._schema.arguments, strict=True):
+            if schema.kwarg_only:
+                keyword[schema.name] = argument
+            else:
+                positional.append(argument)
+        result = target(*positional, **keyword)
+        results = list(result) if isinstance(result, (list, tuple)) else [result]
+    for index, value in zip(instruction.results, results, strict=False):
+        if index is not None:
+            values[index] = value
+
+
+class _Builder:
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self.program = Program()
+        self.values: dict[fx.Node, Any] = {}
+        self.constants: dict[str, Value] = {}
+        self.fixed: set[int] = set()
+
+    def build(self) -> Program:
+        for node in self.module.graph.nodes:
+            if node.op == "placeholder":
+                self.values[node] = Value(self._new())
+                self.program.inputs.append(self.values[node].index)
+            elif node.op == "get_attr":
+                self.values[node] = self._constant(str(node.target))
+            elif node.op == "output":
+                self._outputs(node)
+            elif node.op == "call_function":
+                self._call_function(node)
+            else:
+                raise ProgramError(f"program: {node.op} {node.target} is no operator")
+        return self.program
+
+    def _new(self) -> int:
+        self.program.count += 1
+        return self.program.count - 1
+
+    def _constant(self, name: str) -> Value:
+        if name not in self.constants:
+            value: Any = self.module
+            for part in name.split("."):
+                value = getattr(value, part)
+            if not isinstance(value, torch.Tensor):
+                raise ProgramError(f"program: {name} is no tensor")
+            self.constants[name] = self._fixed(value.detach())
+        return self.constants[name]
+
+    def _fixed(self, value: torch.Tensor) -> Value:
+        index = self._new()
+        self.program.constants[index] = value
+        self.fixed.add(index)
+        return Value(index)
+
+    def _outputs(self, node: fx.Node) -> None:
+        for value in node.args[0]:  # type: ignore[union-attr]
+            known = self.values.get(value) if isinstance(value, fx.Node) else None
+            if not isinstance(known, Value):
+                raise ProgramError(f"program: an output is no tensor: {value}")
+            self.program.outputs.append(known.index)
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            return self.values[value]
+        if isinstance(value, (list, tuple)):
+            return [self._argument(v) for v in value]
+        if value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.memory_format)):
+            return value
+        if isinstance(value, (torch.device, torch.layout)):
+            return None
+        raise ProgramError(f"program: an argument of type {type(value).__name__} has no form")
+
+    def _call_function(self, node: fx.Node) -> None:
+        target: Any = node.target
+        source = str(node.meta.get("source", node.name))
+        if target is operator.getitem:
+            parts = self.values[node.args[0]]  # type: ignore[index]
+            self.values[node] = parts[node.args[1]]
+            return
+        if target is torch.ops.aten.sym_size.int:
+            name, arguments = "int::size", list(node.args)
+        elif target in _INTEGER_NAMES:
+            name, arguments = _INTEGER_NAMES[target], list(node.args)
+        elif isinstance(target, torch._ops.OpOverload) and target.namespace in ("aten", "zeropoint"):
+            self._operator(node, target, source)
+            return
+        else:
+            raise ProgramError(f"program: {target} ({source}) is no operator")
+        result = Register(self._new())
+        self.values[node] = result
+        self.program.body.append(Instruction(name, [self._argument(a) for a in arguments], [result.index], source))
+
+    def _operator(self, node: fx.Node, target: torch._ops.OpOverload, source: str) -> None:
+        schema = target._schema.arguments
+        given = dict(zip((a.name for a in schema), node.args, strict=False)) | dict(node.kwargs)
+        arguments = []
+        for a in schema:
+            value = given.get(a.name, a.default_value)
+            if isinstance(a.type, torch.TensorType) and isinstance(value, (int, float)):
+                arguments.append(self._fixed(torch.tensor(value)))
+            else:
+                arguments.append(self._argument(value))
+        name = f"{target.namespace}::{target._opname}" + (
+            "" if target._overloadname == "default" else f".{target._overloadname}"
+        )
+        instruction = Instruction(name, arguments, [], source)
+        if isinstance(target._schema.returns[0].type, torch.TensorType) and len(target._schema.returns) == 1:
+            instruction.results = [self._new()]
+            self.values[node] = Value(instruction.results[0])  # type: ignore[arg-type]
+        else:
+            used = {user.args[1]: None for user in node.users if user.target is operator.getitem}
+            if len(used) < len({*node.users}) and any(u.target is not operator.getitem for u in node.users):
+                raise ProgramError(f"program: the list that {target} ({source}) gives is used as a whole")
+            count = max((int(i) for i in used), default=-1) + 1  # type: ignore[arg-type]
+            instruction.results = [self._new() if i in used else None for i in range(count)]
+            self.values[node] = [None if r is None else Value(r) for r in instruction.results]
+        if all(v.index in self.fixed for v in _values(arguments)) and not _registers(arguments):
+            self._fold(node, target, instruction)
+        else:
+            self.program.body.append(instruction)
+
+    def _fold(self, node: fx.Node, target: torch._ops.OpOverload, instruction: Instruction) -> None:
+        """A call on fixed tensors alone: packing is left to loading, anything else is computed here."""
+        results = {r for r in instruction.results if r is not None}
+        if target._opname.endswith("_pack"):
+            self.program.prologue.append(instruction)
+        else:
+            values: dict[int, Any] = dict(self.program.constants)
+            if any(v.index not in values for v in _values(instruction.arguments)):
+                self.program.body.append(instruction)
+                return
+            _call(instruction, values)
+            self.program.constants.update({r: values[r].contiguous() for r in results})
+        self.fixed |= results
+
+
+def _values(arguments: Any) -> list[Value]:
+    if isinstance(arguments, Value):
+        return [arguments]
+    return [v for a in arguments for v in _values(a)] if isinstance(arguments, list) else []
+
+
+def _registers(arguments: Any) -> list[Register]:
+    if isinstance(arguments, Register):
+        return [arguments]
+    return [r for a in arguments for r in _registers(a)] if isinstance(arguments, list) else []

@@ -1,0 +1,325 @@
+"""Which values of a graph are int8, which share qparams, and why the others stay float."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from zeropoint.graph.canonicalize import arguments
+from zeropoint.graph.constants import constant_of, is_constant
+from zeropoint.quantization.qconfig import QConfigAny
+from zeropoint.quantization.qconfig_mapping import QConfigMapping
+
+__all__ = ["Annotation", "Form", "annotate", "module_path", "scalar_of", "unary_function"]
+
+aten = torch.ops.aten
+
+
+class Form(enum.Enum):
+    """How an operator works on int8."""
+
+    LAYER = "layer"  # a product with a fixed weight: int8 whatever stands around it
+    TABLE = "table"  # a function of one value: 256 entries
+    KEEP = "keep"  # moves or selects integers; scale and zero point stay
+    BINARY = "binary"  # add or mul of two quantized values
+    JOIN = "join"  # cat: one scale for all parts
+    MEAN = "mean"  # average over all positions, with a scale of its own
+
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+
+def scalar_of(module: fx.GraphModule, value: Any) -> float | None:
+    """A number, or a fixed tensor of one element, as a number."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if is_constant(value):
+        constant = constant_of(module, value)
+        if constant is not None and constant.numel() == 1 and constant.dim() == 0:
+            return float(constant)
+    return None
+
+
+def unary_function(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, Function] | None:
+    """The input of a pointwise operator of one value and its function in float64; None for other operators."""
+    target = node.target
+    if target in _FUNCTIONS:
+        a = arguments(node)
+        x = a.pop("self")
+        if any(isinstance(v, fx.Node) for v in a.values()):
+            return None
+        return x, lambda t: target(t, **a)  # type: ignore[operator]
+    if target in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor):
+        a = arguments(node)
+        x, y, alpha = a["self"], a["other"], a.get("alpha", 1)
+        for value, other, swapped in ((x, y, False), (y, x, True)):
+            number = scalar_of(module, other)
+            if number is None or not isinstance(value, fx.Node) or is_constant(value):
+                continue
+            extra = {"alpha": alpha} if "alpha" in a else {}
+            if swapped:
+                return value, lambda t: target(torch.tensor(number, dtype=t.dtype), t, **extra)  # type: ignore[operator]
+            return value, lambda t: target(t, torch.tensor(number, dtype=t.dtype), **extra)  # type: ignore[operator]
+    return None
+
+
+_FUNCTIONS = {
+    aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default,
+    aten.sigmoid.default, aten.tanh.default, aten.silu.default, aten.gelu.default, aten.hardswish.default,
+    aten.hardsigmoid.default, aten.elu.default, aten.selu.default, aten.celu.default, aten.leaky_relu.default,
+    aten.mish.default, aten.softplus.default, aten.log_sigmoid.default, aten.hardshrink.default, aten.softshrink.default, aten.threshold.default, aten.abs.default,
+    aten.neg.default, aten.sqrt.default, aten.exp.default, aten.square.default, aten.pow.Tensor_Scalar,
+}  # fmt: skip
+
+_KEEP = {
+    aten.max_pool2d.default, aten.avg_pool2d.default, aten.view.default, aten.reshape.default, aten.flatten.using_ints,
+    aten.unflatten.int, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.transpose.int, aten.permute.default,
+    aten.select.int, aten.slice.Tensor, aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default,
+    aten.upsample_nearest2d.vec, aten.contiguous.default, aten.expand.default,
+}  # fmt: skip
+_LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.linear.default}
+
+
+def _value(node: Any) -> torch.Tensor | None:
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def _layer_reason(module: fx.GraphModule, node: fx.Node) -> str | None:
+    a = arguments(node)
+    if not is_constant(a["weight"]):
+        return "its weight is computed, not fixed"
+    if a["bias"] is not None and not is_constant(a["bias"]):
+        return "its bias is computed, not fixed"
+    if isinstance(a.get("padding"), str):
+        return "padding by name"
+    return None
+
+
+def _keep_reason(node: fx.Node) -> str | None:
+    value = _value(node.args[0])
+    if node.target in (aten.max_pool2d.default, aten.avg_pool2d.default) and (value is None or value.dim() != 4):
+        return "pools have int8 forms for [N, C, H, W]"
+    return None
+
+
+def _mean_input(node: fx.Node) -> fx.Node | None:
+    """The [N, C, H, W] value that ``node`` averages over all positions."""
+    a = arguments(node)
+    value = _value(a["self"])
+    if value is None or value.dim() != 4:
+        return None
+    if node.target is aten.adaptive_avg_pool2d.default:
+        return a["self"] if list(a["output_size"]) == [1, 1] else None
+    if node.target is aten.mean.dim and a["dtype"] is None and a["dim"] is not None:
+        return a["self"] if sorted(d % 4 for d in a["dim"]) == [2, 3] else None
+    return None
+
+
+def _binary_reason(node: fx.Node) -> str | None:
+    a = arguments(node)
+    values = [_value(a["self"]), _value(a["other"])]
+    if any(v is None for v in values) or any(is_constant(v) for v in (a["self"], a["other"])):
+        return "one side is no activation"
+    if a.get("alpha", 1) != 1:
+        return "alpha is not 1"
+    x, y = (v.shape for v in values if v is not None)
+    if len(x) == len(y) and all(same(p, q) for p, q in zip(x, y, strict=True)):
+        return None
+    for p, q in ((x, y), (y, x)):
+        if len(p) == len(q) == 4 and same(p[0], q[0]) and same(p[1], q[1]) and same(q[2], 1) and same(q[3], 1):
+            return None
+    return "its operands have different shapes"
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two sizes are known to be equal."""
+    return bool(a == b) if isinstance(a, int) and isinstance(b, int) else str(a) == str(b)
+
+
+def _classify(module: fx.GraphModule, node: fx.Node) -> tuple[Form | None, list[fx.Node], str | None]:
+    """Form, activations that must be int8, and why there is none."""
+    target = node.target
+    value = _value(node)
+    if target in _LAYERS:
+        reason = _layer_reason(module, node)
+        return (None, [], reason) if reason else (Form.LAYER, [node.args[0]], None)  # type: ignore[list-item]
+    if value is not None and value.dtype != torch.float32:
+        return None, [], None
+    unary = unary_function(module, node)
+    if unary is not None:
+        return Form.TABLE, [unary[0]], None
+    if target in _KEEP and isinstance(node.args[0], fx.Node):
+        reason = _keep_reason(node)
+        return (None, [], reason) if reason else (Form.KEEP, [node.args[0]], None)
+    if target in (aten.adaptive_avg_pool2d.default, aten.mean.dim):
+        x = _mean_input(node)
+        return (Form.MEAN, [x], None) if x is not None else (None, [], "an average other than over H and W")
+    if target in (aten.add.Tensor, aten.mul.Tensor):
+        reason = _binary_reason(node)
+        return (None, [], reason) if reason else (Form.BINARY, list(node.args[:2]), None)  # type: ignore[list-item]
+    if target is aten.cat.default:
+        parts = list(node.args[0])  # type: ignore[arg-type]
+        if any(is_constant(p) for p in parts):
+            return None, [], "a part is fixed"
+        return Form.JOIN, parts, None
+    return None, [], "no int8 form"
+
+
+def module_path(node: fx.Node) -> tuple[list[str], list[str]]:
+    """Names and type names of the modules around the node, outermost first."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    names = [re.sub(r"^L\['self'\]\.?", "", str(name)) for name, _ in stack]
+    types = [kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}" for _, kind in stack]
+    return [n for n in names], types
+
+
+def _qconfig(mapping: QConfigMapping, node: fx.Node) -> QConfigAny:
+    """The node's qconfig: the operator or a module type, then a pattern, then a name; the nearest module wins."""
+    names, types = module_path(node)
+    result = mapping.global_qconfig
+    for kind, qconfig in mapping.object_type_qconfigs.items():
+        spelled = f"{kind.__module__}.{kind.__qualname__}" if isinstance(kind, type) else None
+        packet = getattr(node.target, "overloadpacket", None)
+        if (spelled is not None and spelled in types[-1:]) or kind in (node.target, packet, str(packet)):
+            result = qconfig
+    for pattern, qconfig in mapping.module_name_regex_qconfigs.items():
+        if any(re.match(pattern, name) for name in names if name) or re.match(pattern, node.name):
+            result = qconfig
+            break
+    for name in [*names, node.name]:
+        if name in mapping.module_name_qconfigs:
+            result = mapping.module_name_qconfigs[name]
+    return result
+
+
+@dataclass
+class Annotation:
+    """What :func:`annotate` decides.
+
+    Attributes:
+        forms: the operators that work on int8.
+        inputs: the activations they take as int8.
+        quantized: values that exist as int8.
+        carrier: a LAYER or BINARY whose clamp (ReLU, ReLU6 ...) is part of it, to the clamp's node.
+        group: value to the representative of those it shares qparams with.
+        reasons: operators that stay float, with the reason.
+    """
+
+    forms: dict[fx.Node, Form] = field(default_factory=dict)
+    inputs: dict[fx.Node, list[fx.Node]] = field(default_factory=dict)
+    quantized: set[fx.Node] = field(default_factory=set)
+    carrier: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    group: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    qconfigs: dict[fx.Node, QConfigAny] = field(default_factory=dict)
+    reasons: dict[fx.Node, str] = field(default_factory=dict)
+
+    def representative(self, node: fx.Node) -> fx.Node:
+        while node in self.group:
+            node = self.group[node]
+        return node
+
+    def observed(self) -> list[fx.Node]:
+        """Values whose range is needed: all int8 ones and the inputs of int8 operators, but those that keep qparams."""
+        wanted: dict[fx.Node, None] = {}
+        for node, inputs in self.inputs.items():
+            wanted.update(dict.fromkeys(inputs))
+            if node in self.quantized:
+                wanted[node] = None
+        return [n for n in wanted if n not in self.carrier and self.forms.get(n) not in (Form.KEEP, Form.JOIN)]
+
+
+def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
+    """Lower and upper bound of a clamp that lets real 0 through."""
+    infinity = float("inf")
+    if node.target is aten.relu.default:
+        return 0.0, infinity
+    if node.target is aten.relu6.default:
+        return 0.0, 6.0
+    if node.target in (aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default):
+        a = arguments(node)
+        low = a.get("min_val", a.get("min"))
+        high = a.get("max_val", a.get("max"))
+        low, high = (-infinity if low is None else low), (infinity if high is None else high)
+        if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low <= 0 <= high:
+            return float(low), float(high)
+    return None
+
+
+def annotate(module: fx.GraphModule, mapping: QConfigMapping) -> Annotation:
+    """Decides where int8 is used.
+
+    Layers always work on int8. Any other operator does if its result goes on to a layer as int8 and all it takes is
+    int8 already: nothing is quantized just to be dequantized. Layers whose result nobody takes as int8 give float32.
+    """
+    found = Annotation()
+    nodes = [n for n in module.graph.nodes if n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload)]
+    for node in nodes:
+        form, inputs, reason = _classify(module, node)
+        qconfig = _qconfig(mapping, node) if form is not None else None
+        if form is not None and qconfig is None:
+            form, reason = None, "its qconfig is None"
+        if form is not None:
+            found.forms[node], found.inputs[node], found.qconfigs[node] = form, inputs, qconfig
+        elif reason is not None:
+            found.reasons[node] = reason
+    _settle(module, found, nodes)
+    for node in nodes:
+        if node not in found.forms:
+            continue
+        if found.forms[node] is Form.KEEP:
+            _share(found, node, found.inputs[node][0])
+        elif found.forms[node] is Form.JOIN:
+            for part in found.inputs[node]:
+                _share(found, node, part)
+        source = found.inputs[node][0]
+        if (
+            found.forms[node] is Form.TABLE
+            and clamp_bounds(node) is not None
+            and found.forms.get(source) in (Form.LAYER, Form.BINARY)
+            and len(source.users) == 1
+        ):
+            found.carrier[source] = node
+    return found
+
+
+def _settle(module: fx.GraphModule, found: Annotation, nodes: list[fx.Node]) -> None:
+    """Drops forms until every int8 operator takes int8 and gives it to somebody who needs it."""
+    while True:
+        wanted: set[fx.Node] = set()
+        for node in reversed(nodes):
+            form = found.forms.get(node)
+            if form is Form.LAYER or (form is not None and node in wanted):
+                wanted.update(found.inputs[node])
+        found.quantized = {n for n in module.graph.nodes if n.op == "placeholder" and n in wanted}
+        dropped = []
+        for node in nodes:
+            form = found.forms.get(node)
+            if form is None:
+                continue
+            if form is Form.LAYER:
+                if node in wanted:
+                    found.quantized.add(node)
+            elif node in wanted and all(x in found.quantized for x in found.inputs[node]):
+                found.quantized.add(node)
+            else:
+                dropped.append(
+                    (node, "its result is not needed in int8" if node not in wanted else "its input is float")
+                )
+        if not dropped:
+            return
+        for node, reason in dropped:
+            found.reasons[node] = reason
+            del found.forms[node], found.inputs[node], found.qconfigs[node]
+
+
+def _share(found: Annotation, a: fx.Node, b: fx.Node) -> None:
+    a, b = found.representative(a), found.representative(b)
+    if a is not b:
+        found.group[a] = b

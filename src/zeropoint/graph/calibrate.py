@@ -1,0 +1,71 @@
+"""Ranges of the values that become int8, from inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import fx
+
+from zeropoint.errors import QuantizationError, UncalibratedError
+from zeropoint.graph.annotate import Annotation
+from zeropoint.nn.quantized.modules.weighted import observer_qparams
+from zeropoint.tensor import QDtype, qint8, quint8
+
+__all__ = ["Calibration"]
+
+
+class Calibration(fx.Interpreter):
+    """Observers of a graph's values; calling it runs the graph in float and lets them see.
+
+    Values that share qparams share an observer. Inputs can come in pieces: call it as often as there are batches.
+    """
+
+    def __init__(self, module: fx.GraphModule, annotation: Annotation) -> None:
+        super().__init__(module, garbage_collect_values=True)
+        self.annotation = annotation
+        self.batches = 0
+        self.observers: dict[fx.Node, Any] = {}
+        self._observer_of: dict[fx.Node, Any] = {}
+        for node in annotation.observed():
+            key = annotation.representative(node)
+            if key not in self.observers:
+                self.observers[key] = self._new_observer(node)
+            self._observer_of[node] = self.observers[key]
+
+    def _new_observer(self, node: fx.Node) -> Any:
+        qconfig = self.annotation.qconfigs.get(node)
+        if qconfig is None:  # a float value: as its first int8 user has it
+            qconfig = next(self.annotation.qconfigs[u] for u in node.users if u in self.annotation.qconfigs)
+        return qconfig.activation()
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node and shows its value to its observer."""
+        value = super().run_node(n)
+        observer = self._observer_of.get(n)
+        if observer is not None:
+            observer(value.float())
+        return value
+
+    def feed(self, batches: Iterable[list[torch.Tensor]]) -> None:
+        """Runs flat inputs through the graph."""
+        with torch.inference_mode():
+            for inputs in batches:
+                self.run(*inputs)
+                self.batches += 1
+
+    def qparams(self, node: fx.Node) -> tuple[float, int, QDtype]:
+        """Scale, zero point and dtype of a value.
+
+        Raises:
+            UncalibratedError: no inputs came by.
+            QuantizationError: an observer of another kind than 8 bits per tensor.
+        """
+        observer = self.observers[self.annotation.representative(node)]
+        if not self.batches:
+            raise UncalibratedError("quantize: no calibration inputs ran through the model")
+        scale, zero_point, dtype, _ = observer_qparams(observer)
+        if dtype not in (quint8, qint8):
+            raise QuantizationError(f"quantize: activations are quint8 or qint8, the qconfig's observer has {dtype!r}")
+        return scale, zero_point, dtype

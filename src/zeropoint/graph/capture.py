@@ -1,0 +1,166 @@
+"""A model as one flat graph of aten operators, by torch.export."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import Dim
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
+
+from zeropoint.errors import QuantizationError
+
+__all__ = ["CaptureError", "Captured", "as_call", "capture", "is_inplace"]
+
+
+class CaptureError(QuantizationError):
+    """torch.export cannot take the model as one graph; the message says why."""
+
+
+@dataclass
+class Captured:
+    """A graph of aten calls over flat inputs, and how arguments and results are nested.
+
+    ``graph_module`` has one placeholder per tensor of the arguments, reads weights by ``get_attr``, and returns a flat
+    tuple. ``source`` gives each node's place in the model by ``node.meta``.
+    """
+
+    graph_module: fx.GraphModule
+    in_spec: TreeSpec
+    out_spec: TreeSpec
+
+
+def as_call(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """One batch as arguments of ``model``: a tensor, a sequence of arguments, or a mapping of arguments by name."""
+    if isinstance(inputs, Mapping):
+        bound = inspect.signature(model.forward).bind(**inputs)
+        return bound.args, bound.kwargs
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+
+
+def is_inplace(node: fx.Node) -> bool:
+    """Whether the node's operator writes into its first argument."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _doubled(leaf: Any) -> Any:
+    return torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == 1 else leaf
+
+
+@contextmanager
+def _quiet() -> Any:
+    logger = logging.getLogger("torch._export")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _dynamic(tree: Any) -> Any:
+    return torch.utils._pytree.tree_map(
+        lambda leaf: dict.fromkeys(range(leaf.dim()), Dim.AUTO) if isinstance(leaf, torch.Tensor) else None, tree
+    )
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+    """With every dimension that the model leaves open; a batch of 1 is doubled, since export takes 1 for a constant."""
+    reasons = []
+    doubled = torch.utils._pytree.tree_map(_doubled, (args, kwargs))
+    for (a, k), shapes in ((doubled, True), ((args, kwargs), True), ((args, kwargs), False)):
+        names = inspect.signature(model.forward).bind(*a, **k).arguments
+        dynamic = _dynamic(dict(names)) if shapes else None
+        try:
+            return torch.export.export(model, a, k, dynamic_shapes=dynamic, strict=False)
+        except Exception as error:
+            reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+    raise CaptureError(f"capture: torch.export failed: {reasons[-1]}")
+
+
+def _written_values_are_fresh(graph: fx.Graph) -> bool:
+    """Whether every in-place operator writes to a value that nothing before it has a view of and no later node needs."""
+    for node in graph.nodes:
+        if node.op != "call_function" or not is_inplace(node):
+            continue
+        target = node.args[0]
+        if not isinstance(target, fx.Node) or target.op != "call_function":
+            return False
+        written = target.target._schema.returns if isinstance(target.target, torch._ops.OpOverload) else ()
+        if not written or any(r.alias_info is not None and not is_inplace(target) for r in written):
+            return False
+        for user in target.users:
+            if user is not node and not isinstance(user.target, torch._ops.OpOverload):
+                return False
+            if user is not node and user < node and any(r.alias_info is not None for r in user.target._schema.returns):
+                return False
+    return True
+
+
+def _functional(node: fx.Node) -> torch._ops.OpOverload | None:
+    """The operator that returns what ``node`` writes."""
+    packet = getattr(torch.ops.aten, node.target._schema.name.split("::")[1].removesuffix("_"), None)
+    overload = node.target._overloadname
+    return getattr(packet, overload, None) if packet is not None else None
+
+
+def _functionalize(exported: torch.export.ExportedProgram) -> fx.GraphModule:
+    module = exported.module(check_guards=False)
+    graph = module.graph
+    simple = not exported.graph_signature.buffers_to_mutate and _written_values_are_fresh(graph)
+    if simple and all(_functional(n) for n in graph.nodes if n.op == "call_function" and is_inplace(n)):
+        for node in graph.nodes:
+            if node.op == "call_function" and is_inplace(node):
+                target = node.args[0]
+                node.target = _functional(node)
+                target.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: node < user)
+        return module
+    with _quiet():
+        exported = exported.run_decompositions({})
+    if exported.graph_signature.buffers_to_mutate or exported.graph_signature.user_inputs_to_mutate:
+        changed = [
+            *exported.graph_signature.buffers_to_mutate.values(),
+            *exported.graph_signature.user_inputs_to_mutate.values(),
+        ]
+        raise CaptureError(f"capture: the model writes to its state or inputs ({', '.join(changed)})")
+    return exported.module(check_guards=False)
+
+
+def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Captured:
+    """``model`` in eval mode as a graph of functional aten operators; batch and sequence stay open where the model does.
+
+    Raises:
+        CaptureError: torch.export cannot follow the model, an argument is no tensor, or the model changes its state.
+    """
+    kwargs = kwargs or {}
+    others = [type(leaf).__name__ for leaf in tree_leaves((args, kwargs)) if not isinstance(leaf, torch.Tensor)]
+    if others:
+        raise CaptureError(f"capture: arguments must be tensors, got {', '.join(sorted(set(others)))}")
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with _quiet(), torch.no_grad():
+            exported = _export(model, args, kwargs)
+            module = _functionalize(exported)
+    finally:
+        for one in training:
+            one.training = True
+    assert exported.call_spec.in_spec is not None
+    assert exported.call_spec.out_spec is not None
+    graph = module.graph
+    graph.set_codegen(fx.graph.CodeGen())
+    output = next(n for n in graph.nodes if n.op == "output")
+    output.args = (tuple(tree_flatten(output.args[0])[0]),)
+    for node in [n for n in graph.nodes if n.op == "call_module"]:
+        graph.erase_node(node)  # guards on the example's shapes
+    module.recompile()
+    return Captured(module, exported.call_spec.in_spec, exported.call_spec.out_spec)

@@ -1,0 +1,85 @@
+"""Joins zeropoint operators where the joined one gives the same bits: a residual sum or a table into the layer before it.
+
+Both are exact restatements: a layer's epilogue rounds to the layer's own qparams first, as the separate operators do.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from zeropoint import ops
+
+__all__ = ["fuse"]
+
+_LAYERS = {ops.linear: 13, ops.conv2d: 17}  # arguments before `residual`; from x_scale on they are the same
+_TAIL = (None, 1.0, 0, 1.0, 0, 0, 255, None)  # residual, its qparams, those of the sum, its clamp, table
+
+
+def _open_layer(node: object, user: fx.Node) -> bool:
+    """Whether ``node`` is a layer with an 8-bit result that only ``user`` takes."""
+    return (
+        isinstance(node, fx.Node)
+        and node.target in _LAYERS
+        and len(node.users) == 1
+        and next(iter(node.users)) is user
+        and node.args[_LAYERS[node.target] - 1] in (torch.uint8, torch.int8)  # type: ignore[index]
+    )
+
+
+def _tail(node: fx.Node) -> list[object]:
+    given = list(node.args[_LAYERS[node.target] :])  # type: ignore[index]
+    return given + list(_TAIL[len(given) :])
+
+
+def _move(layer: fx.Node, user: fx.Node, tail: list[object]) -> None:
+    """Puts the layer where ``user`` stands, with a new tail, and drops ``user``."""
+    start = _LAYERS[layer.target]  # type: ignore[index]
+    with layer.graph.inserting_before(user):
+        joined = layer.graph.call_function(layer.target, (*layer.args[:start], *tail))  # type: ignore[arg-type]
+    joined.meta = {**user.meta, **{k: v for k, v in layer.meta.items() if k == "source"}}
+    user.replace_all_uses_with(joined)
+    layer.graph.erase_node(user)
+    layer.graph.erase_node(layer)
+
+
+def _fuse_sum(node: fx.Node) -> None:
+    a, a_scale, a_zero, b, b_scale, b_zero, scale, zero_point, low, high, dtype = node.args
+    # The later of two layers takes the other's result, which is there by then.
+    candidates = [(a, (a_scale, a_zero), b, (b_scale, b_zero)), (b, (b_scale, b_zero), a, (a_scale, a_zero))]
+    if isinstance(a, fx.Node) and isinstance(b, fx.Node) and a < b:
+        candidates.reverse()
+    for layer, own, other, others in candidates:
+        if not _open_layer(layer, node) or other is layer:
+            continue
+        start = _LAYERS[layer.target]  # type: ignore[index, union-attr]
+        tail = _tail(layer)  # type: ignore[arg-type]
+        if tail[0] is not None or tail[7] is not None or layer.args[start - 1] is not dtype:  # type: ignore[union-attr]
+            continue
+        if tuple(layer.args[start - 5 : start - 3]) != own:  # type: ignore[union-attr]
+            continue
+        _move(layer, node, [other, *others, scale, zero_point, low, high, None])  # type: ignore[arg-type]
+        return
+
+
+def _fuse_table(module: fx.GraphModule, node: fx.Node) -> None:
+    layer, table = node.args
+    if not _open_layer(layer, node):
+        return
+    tail = _tail(layer)  # type: ignore[arg-type]
+    values = getattr(module, table.target) if isinstance(table, fx.Node) and table.op == "get_attr" else None
+    start = _LAYERS[layer.target]  # type: ignore[index, union-attr]
+    if tail[7] is None and values is not None and values.dtype == layer.args[start - 1]:  # type: ignore[union-attr]
+        _move(layer, node, [*tail[:7], table])  # type: ignore[arg-type]
+
+
+def fuse(module: fx.GraphModule) -> None:
+    """Rewrites ``module`` in place."""
+    for node in list(module.graph.nodes):
+        if node.target is ops.add:
+            _fuse_sum(node)
+        elif node.target is ops.lookup:
+            _fuse_table(module, node)
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()

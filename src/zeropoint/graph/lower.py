@@ -1,0 +1,280 @@
+"""An annotated, calibrated graph as a graph of zeropoint operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from zeropoint import ops
+from zeropoint._reference.quantize import f32
+from zeropoint.graph.annotate import Annotation, Form, clamp_bounds, module_path, unary_function
+from zeropoint.graph.calibrate import Calibration
+from zeropoint.graph.canonicalize import arguments
+from zeropoint.graph.constants import add_constant, constant_of
+from zeropoint.nn.quantized.modules.weighted import quantize_weight
+from zeropoint.tensor import QDtype, QTensor, is_per_channel
+from zeropoint.tensor._pointwise import make_table
+
+__all__ = ["Lowering", "source_name"]
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Int8:
+    """A quantized value of the new graph."""
+
+    node: fx.Node
+    scale: float
+    zero_point: int
+    dtype: QDtype
+
+    @property
+    def qparams(self) -> tuple[float, int]:
+        return self.scale, self.zero_point
+
+
+def source_name(node: fx.Node) -> str:
+    """Where the operator stands in the model: the module's name, or the node's."""
+    if "source" in node.meta:
+        return str(node.meta["source"])
+    names, _ = module_path(node)
+    return names[-1] if names and names[-1] else node.name
+
+
+class Lowering:
+    """Builds the new graph in the order of the old one. ``float_nodes`` lists what stayed float, with the reason."""
+
+    def __init__(self, module: fx.GraphModule, annotation: Annotation, calibration: Calibration) -> None:
+        self.module, self.annotation, self.calibration = module, annotation, calibration
+        self.graph = fx.Graph()
+        self.floats: dict[fx.Node, Any] = {}
+        self.ints: dict[fx.Node, Int8] = {}
+        self.float_nodes: list[tuple[str, str, str]] = []
+        self.int8_nodes: list[tuple[str, str]] = []
+        self._current: fx.Node | None = None
+
+    def run(self) -> fx.GraphModule:
+        for node in self.module.graph.nodes:
+            self._current = node
+            if node.op == "output":
+                self.graph.output(fx.map_arg(node.args[0], self.as_float))
+            elif node in self.annotation.carrier:
+                continue  # done with its clamp
+            elif node in self.annotation.forms:
+                self._lower(node)
+                self.int8_nodes.append((source_name(node), str(node.target)))
+            else:
+                self.floats[node] = self.graph.node_copy(node, self.as_float)
+                if (
+                    node.op == "call_function"
+                    and isinstance(node.target, torch._ops.OpOverload)
+                    and node in self.annotation.reasons
+                ):
+                    self.float_nodes.append((source_name(node), str(node.target), self.annotation.reasons[node]))
+        self.graph.eliminate_dead_code()
+        result = fx.GraphModule(self.module, self.graph)
+        result.graph.lint()
+        return result
+
+    # ---- values
+
+    def call(self, operator: Any, *args: Any) -> fx.Node:
+        node = self.graph.call_function(operator, args)
+        if self._current is not None:
+            node.meta["source"] = source_name(self._current)
+        return node
+
+    def constant(self, name: str, value: torch.Tensor) -> fx.Node:
+        return add_constant(self.module, self.graph, name, value)
+
+    def as_float(self, node: fx.Node) -> fx.Node:
+        """The value in float32; dequantized if it only exists as int8."""
+        if node not in self.floats:
+            q = self.ints[node]
+            self.floats[node] = self.call(ops.dequantize_per_tensor, q.node, *q.qparams)
+        return self.floats[node]
+
+    def as_int8(self, node: fx.Node) -> Int8:
+        """The value in int8; quantized as calibration saw it if it only exists as float."""
+        if node not in self.ints:
+            scale, zero_point, dtype = self.calibration.qparams(node)
+            x = self.floats[node]
+            q = self.call(ops.quantize_per_tensor, x, f32(scale), zero_point, dtype.storage)
+            self.ints[node] = Int8(q, f32(scale), zero_point, dtype)
+        return self.ints[node]
+
+    def output(self, node: fx.Node) -> tuple[float, int, QDtype]:
+        scale, zero_point, dtype = self.calibration.qparams(node)
+        return f32(scale), zero_point, dtype
+
+    # ---- operators
+
+    def _lower(self, node: fx.Node) -> None:
+        form = self.annotation.forms[node]
+        source = self.annotation.inputs[node][0]
+        if form is Form.TABLE and self.annotation.carrier.get(source) is node:
+            bounds = clamp_bounds(node)
+            assert bounds is not None
+            if self.annotation.forms[source] is Form.LAYER:
+                self._layer(source, node, bounds)
+            else:
+                self._binary(source, node, bounds)
+            return
+        getattr(self, f"_{form.value}")(node)
+
+    def _clamp(
+        self, bounds: tuple[float, float] | None, scale: float, zero_point: int, dtype: QDtype
+    ) -> tuple[int, int]:
+        """The integers that a clamp leaves."""
+        if bounds is None:
+            return dtype.quant_min, dtype.quant_max
+        low, high = (
+            int(ops.quantize_per_tensor(torch.tensor([bound]), scale, zero_point, dtype.storage)) for bound in bounds
+        )
+        return low, high
+
+    def _layer(self, node: fx.Node, result: fx.Node | None = None, bounds: tuple[float, float] | None = None) -> None:
+        a = arguments(node)
+        result = result or node
+        x = self.as_int8(node.args[0])  # type: ignore[arg-type]
+        weight = self._weight(node, a["weight"])
+        bias = constant_of(self.module, a["bias"])
+        data, w_scale, w_zero_point = weight
+        convolution = node.target is not aten.linear.default
+        if node.target is aten.conv1d.default:
+            data = data.unsqueeze(2)
+        name = source_name(node)
+        constants = [
+            self.constant(f"{name}_weight", data.contiguous()),
+            None,
+            self.constant(f"{name}_scale", w_scale),
+            None if w_zero_point is None else self.constant(f"{name}_zero_point", w_zero_point),
+            None if bias is None else self.constant(f"{name}_bias", bias.float()),
+        ]
+        if result in self.annotation.quantized:
+            scale, zero_point, dtype = self.output(result)
+            output = (scale, zero_point, *self._clamp(bounds, scale, zero_point, dtype), dtype.storage)
+        else:
+            scale, zero_point, dtype, output = 1.0, 0, None, (1.0, 0, 0, 255, torch.float32)
+        if not convolution:
+            constants[1] = self.call(ops.linear_pack, constants[0], constants[3])
+            out = self.call(ops.linear, x.node, *constants, *x.qparams, *output)
+        else:
+            one = node.target is aten.conv1d.default
+            stride, padding, dilation = (
+                [first, *_numbers(a[key], 1)] if one else _numbers(a[key], 2)
+                for key, first in (("stride", 1), ("padding", 0), ("dilation", 1))
+            )
+            constants[1] = self.call(ops.conv2d_pack, constants[0], constants[3], dilation, a["groups"])
+            data_in = self.call(aten.unsqueeze.default, x.node, 2) if one else x.node
+            out = self.call(
+                ops.conv2d, data_in, *constants, stride, padding, dilation, a["groups"], *x.qparams, *output
+            )
+            if one:
+                out = self.call(aten.squeeze.dim, out, 2)
+        if dtype is None:
+            self.floats[result] = out
+        else:
+            self.ints[result] = Int8(out, scale, zero_point, dtype)
+
+    def _weight(self, node: fx.Node, weight: fx.Node) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """int8 weight, float32 scales and int64 zero points (None: all 0) by the node's qconfig."""
+        qconfig: Any = self.annotation.qconfigs[node]
+        value = constant_of(self.module, weight)
+        assert value is not None
+        q: QTensor = quantize_weight(value, qconfig.weight())
+        data = q.int_repr()
+        if is_per_channel(q.qscheme()):
+            scale, zero_point = q.q_per_channel_scales().float(), q.q_per_channel_zero_points().long()
+        else:
+            scale, zero_point = torch.tensor([q.q_scale()], dtype=torch.float32), torch.tensor([q.q_zero_point()])
+        return data, scale.contiguous(), zero_point.contiguous() if bool(zero_point.any()) else None
+
+    def _table(self, node: fx.Node) -> None:
+        found = unary_function(self.module, node)
+        assert found is not None
+        x = self.as_int8(found[0])
+        scale, zero_point, dtype = self.output(node)
+        table = make_table(found[1], x.scale, x.zero_point, x.dtype, scale, zero_point, dtype)
+        out = self.call(ops.lookup, x.node, self.constant(f"{source_name(node)}_table", table))
+        self.ints[node] = Int8(out, scale, zero_point, dtype)
+
+    def _keep(self, node: fx.Node) -> None:
+        x = self.as_int8(self.annotation.inputs[node][0])
+        a = arguments(node)
+        if node.target is aten.max_pool2d.default:
+            kernel = _numbers(a["kernel_size"], 2)
+            stride = _numbers(a["stride"], 2) if a["stride"] else kernel
+            out = self.call(
+                ops.max_pool2d,
+                x.node,
+                kernel,
+                stride,
+                _numbers(a["padding"], 2),
+                _numbers(a["dilation"], 2),
+                a["ceil_mode"],
+            )
+        elif node.target is aten.avg_pool2d.default:
+            kernel = _numbers(a["kernel_size"], 2)
+            stride = _numbers(a["stride"], 2) if a["stride"] else kernel
+            out = self.call(
+                ops.avg_pool2d, x.node, x.zero_point, kernel, stride, _numbers(a["padding"], 2), a["ceil_mode"],
+                a["count_include_pad"], a["divisor_override"],
+            )  # fmt: skip
+        else:
+            rest = fx.map_arg((node.args[1:], node.kwargs), self.as_float)
+            out = self.graph.call_function(node.target, (x.node, *rest[0]), rest[1])  # type: ignore[arg-type]
+            out.meta["source"] = source_name(node)
+        self.ints[node] = Int8(out, x.scale, x.zero_point, x.dtype)
+
+    def _binary(self, node: fx.Node, result: fx.Node | None = None, bounds: tuple[float, float] | None = None) -> None:
+        result = result or node
+        a, b = (self.as_int8(x) for x in self.annotation.inputs[node])
+        if _is_per_channel_factor(node.args[0], node.args[1]):
+            a, b = b, a
+        scale, zero_point, dtype = self.output(result)
+        operator = ops.add if node.target is aten.add.Tensor else ops.mul
+        out = self.call(
+            operator, a.node, *a.qparams, b.node, *b.qparams, scale, zero_point,
+            *self._clamp(bounds, scale, zero_point, dtype), dtype.storage,
+        )  # fmt: skip
+        self.ints[result] = Int8(out, scale, zero_point, dtype)
+
+    def _join(self, node: fx.Node) -> None:
+        parts = [self.as_int8(x) for x in self.annotation.inputs[node]]
+        a = arguments(node)
+        out = self.call(aten.cat.default, [p.node for p in parts], a["dim"])
+        self.ints[node] = Int8(out, *parts[0].qparams, parts[0].dtype)
+
+    def _mean(self, node: fx.Node) -> None:
+        x = self.as_int8(self.annotation.inputs[node][0])
+        scale, zero_point, dtype = self.output(node)
+        out = self.call(
+            ops.global_avg_pool2d,
+            x.node,
+            *x.qparams,
+            scale,
+            zero_point,
+            dtype.quant_min,
+            dtype.quant_max,
+            dtype.storage,
+        )
+        if node.target is aten.mean.dim and not arguments(node)["keepdim"]:
+            out = self.call(aten.flatten.using_ints, out, 1, 3)
+        self.ints[node] = Int8(out, scale, zero_point, dtype)
+
+
+def _is_per_channel_factor(a: Any, b: Any) -> bool:
+    """Whether ``a`` is the [N, C, 1, 1] side of a product with [N, C, H, W]."""
+    x, y = a.meta["val"].shape, b.meta["val"].shape
+    return len(x) == 4 and str(x[2:]) != str(y[2:]) and all(isinstance(s, int) and s == 1 for s in x[2:])
+
+
+def _numbers(value: Any, count: int) -> list[int]:
+    """One number for all dimensions, or one each."""
+    values = [value] if isinstance(value, int) else list(value)
+    return values * count if len(values) == 1 else values
