@@ -177,13 +177,19 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
   constexpr const char* what = "rnn_dynamic";
   const KernelTable& kernel = kernels();
   ZP_REQUIRE(kind >= kLstm && kind <= kRelu, "rnn_dynamic: kind must be 0 (LSTM), 1 (GRU), 2 (tanh) or 3 (relu)");
-  ZP_REQUIRE(x.scalar_type() == ScalarType::Float && x.dim() == 2, "rnn_dynamic: x must be float32 [steps, features]");
   ZP_REQUIRE(h.scalar_type() == ScalarType::Float && h.dim() == 2, "rnn_dynamic: h must be float32 [batch, hidden]");
+  ZP_REQUIRE(x.scalar_type() == ScalarType::Float && (x.dim() == 2 || (x.dim() == 3 && batch_sizes.empty())),
+             "rnn_dynamic: x must be float32 [rows, features], or [steps, batch, features] without batch sizes");
+  const bool padded = x.dim() == 3;
+  if (padded) {
+    ZP_REQUIRE(x.size(1) == h.size(0) && x.size(1) > 0, "rnn_dynamic: x and h must have the same batch, 1 or more");
+    batch_sizes.assign(static_cast<size_t>(x.size(0)), x.size(1));
+  }
   const DynamicWeight from_input(what, kernel, ih, ih_packed, ih_scale, ih_bias);
   const DynamicWeight from_state(what, kernel, hh, hh_packed, hh_scale, hh_bias);
   const int64_t hidden = h.size(1), batch = h.size(0), gates = kind == kLstm ? 4 : kind == kGru ? 3 : 1;
   ZP_REQUIRE(from_input.header->n == gates * hidden && from_state.header->n == gates * hidden &&
-                 from_state.header->kc == hidden && from_input.header->kc == x.size(1),
+                 from_state.header->kc == hidden && from_input.header->kc == x.size(-1),
              "rnn_dynamic: the weights do not fit the sizes of x and h");
   ZP_REQUIRE(kind != kLstm || (c.scalar_type() == ScalarType::Float && sizes_of(c) == sizes_of(h)),
              "rnn_dynamic: c must be float32 of h's shape");
@@ -192,12 +198,13 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
     ZP_REQUIRE(n >= 1 && n <= batch, "rnn_dynamic: batch sizes must lie between 1 and h's batch");
     total += n;
   }
-  ZP_REQUIRE(total == x.size(0), "rnn_dynamic: the batch sizes sum to " + std::to_string(total) + ", x has " +
-                                     std::to_string(x.size(0)) + " rows");
+  ZP_REQUIRE(padded || total == x.size(0), "rnn_dynamic: the batch sizes sum to " + std::to_string(total) + ", x has " +
+                                               std::to_string(x.size(0)) + " rows");
   x = to_contiguous(x);
   h = torch::stable::clone(to_contiguous(h));
   c = torch::stable::clone(to_contiguous(c));
-  Tensor out = empty_contiguous({total, hidden}, ScalarType::Float);
+  Tensor out = padded ? empty_contiguous({x.size(0), batch, hidden}, ScalarType::Float)
+                      : empty_contiguous({total, hidden}, ScalarType::Float);
   auto* hp = static_cast<float*>(h.data_ptr());
   auto* cp = static_cast<float*>(c.data_ptr());
   auto* op = static_cast<float*>(out.data_ptr());

@@ -39,7 +39,10 @@ from zeropoint.quantization.fake_quantize import (
     fake_quantize_per_channel_affine,
     fake_quantize_per_tensor_affine,
 )
-from zeropoint.quantization.one_call import quantize
+from zeropoint import engine, graph
+from zeropoint.engine import load, save
+from zeropoint.graph.flow import compile_program as compile
+from zeropoint.graph.flow import quantize
 
 __version__ = "0.1.0"
 
@@ -54,9 +57,13 @@ __all__ = [
     "backends",
     "choose_qparams",
     "compat",
+    "compile",
     "dequantize",
+    "engine",
     "fake_quantize_per_channel_affine",
     "fake_quantize_per_tensor_affine",
+    "graph",
+    "load",
     "make_per_channel_quantized_tensor",
     "make_per_tensor_quantized_tensor",
     "nn",
@@ -78,5 +85,6 @@ __all__ = [
     "quint4x2",
     "quint8",
     "report",
+    "save",
     "verify",
 ]

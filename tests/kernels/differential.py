@@ -187,7 +187,9 @@ class Generator:
         most = self.one(4, 4, 11)  # from 8 rows on, threads share rows
         sizes = sorted((self.random.randint(1, most) for _ in range(self.one(1, 2, 5))), reverse=True)
         x, h = self.floats((sum(sizes), features)), self.floats((sizes[0], hidden))
-        c = self.floats((sizes[0], hidden)) if kind == 0 else torch.empty(0)
+        if self.chance(0.3):
+            x, sizes = self.floats((self.one(1, 3), sizes[0], features)), []
+        c = self.floats(tuple(h.shape)) if kind == 0 else torch.empty(0)
         (ih, si, zi), (hh, sh, zh) = (self.weight((gates * hidden, n)) for n in (features, hidden))
         biases = [torch.randn(gates * hidden) if self.chance(0.7) else None for _ in "ih"]
         flags = (kind, self.chance(0.5), self.chance(0.4))

@@ -19,26 +19,31 @@ inline void for_taps(const PoolParams& p, int64_t n, int64_t oh, int64_t ow, con
   }
 }
 
+// Channels are pooled in blocks that stay in registers.
+constexpr int64_t kPoolBlock = 64;
+
+// The largest of `n` channels over the taps; a constant `n` keeps it in one register.
+inline void max_of_taps(const PoolParams& p, int64_t row, int64_t ow, int64_t first, int64_t n, uint8_t* out) {
+  uint8_t largest[kPoolBlock] = {};
+  for_taps(p, row / p.conv.out_h, row % p.conv.out_h, ow, [&](const uint8_t* x) {
+    for (int64_t c = 0; c < n; ++c) {
+      const uint8_t v = x[first + c] ^ p.in_xor;
+      largest[c] = v > largest[c] ? v : largest[c];
+    }
+  });
+  for (int64_t c = 0; c < n; ++c) out[first + c] = largest[c] ^ p.in_xor;
+}
+
 void max_pool(const PoolParams& p, int64_t row0, int64_t row1) {
   const ConvGeometry& g = p.conv;
-  const uint8_t flip = p.in_xor;
   for (int64_t row = row0; row < row1; ++row)
     for (int64_t ow = 0; ow < g.out_w; ++ow) {
       uint8_t* out = p.out + (row * g.out_w + ow) * p.channels;
-      for (int64_t c = 0; c < p.channels; ++c) out[c] = 0;
-      for_taps(p, row / g.out_h, row % g.out_h, ow, [&](const uint8_t* x) {
-        for (int64_t c = 0; c < p.channels; ++c) {
-          const uint8_t v = x[c] ^ flip;
-          out[c] = v > out[c] ? v : out[c];
-        }
-      });
-      if (flip)
-        for (int64_t c = 0; c < p.channels; ++c) out[c] ^= flip;
+      int64_t c = 0;
+      for (; c + kPoolBlock <= p.channels; c += kPoolBlock) max_of_taps(p, row, ow, c, kPoolBlock, out);
+      if (c < p.channels) max_of_taps(p, row, ow, c, p.channels - c, out);
     }
 }
-
-// Channels are summed in blocks that stay in registers or L1.
-constexpr int64_t kPoolBlock = 64;
 
 // float(sum - count * zero_point) * factor, rounded half to even.
 inline void store_average(const PoolParams& p, const int32_t* sums, int64_t channels, int64_t count, float factor,

@@ -145,10 +145,14 @@ def rnn_dynamic(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """One layer of an LSTM (``kind`` 0), GRU (1), tanh (2) or relu (3) RNN in one direction.
 
-    x float32 [sum of batch_sizes, F], time after time as in a PackedSequence; h and c [batch, H] (c empty
-    but for an LSTM). Gives the outputs [sum of batch_sizes, H] and the last states; sequences that have ended
-    keep theirs.
+    x float32 [sum of batch_sizes, F], time after time as in a PackedSequence, or [steps, batch, F] without batch_sizes;
+    h and c [batch, H] (c empty but for an LSTM). Gives the outputs [sum of batch_sizes, H] or [steps, batch, H], and the
+    last states; sequences that have ended keep theirs.
     """
+    if x.dim() == 3 and not batch_sizes:
+        rest = (h, c, ih, ih_packed, ih_scale, ih_zero_point, ih_bias, hh, hh_packed, hh_scale, hh_zero_point, hh_bias)
+        out, h, c = rnn_dynamic(x.flatten(0, 1), [x.shape[1]] * x.shape[0], *rest, kind, per_row, reverse)
+        return out.unflatten(0, x.shape[:2]), h, c
     sizes = list(batch_sizes)
     if sum(sizes) != x.shape[0]:
         raise QuantizationError(f"rnn_dynamic: the batch sizes sum to {sum(sizes)}, x has {x.shape[0]} rows")

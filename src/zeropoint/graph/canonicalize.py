@@ -111,6 +111,21 @@ def _fold_batch_norm(module: fx.GraphModule, node: fx.Node) -> None:
     _replace(node, conv)
 
 
+def _batch_norm_of_decomposition(node: fx.Node) -> fx.Node:
+    """As ``batch_norm``, whose only result is the first of the decomposition's."""
+    x, weight, bias, mean, variance, momentum, eps = node.args
+    with node.graph.inserting_before(node):
+        norm = node.graph.call_function(
+            aten.batch_norm.default, (x, weight, bias, mean, variance, False, momentum, eps, False)
+        )
+    norm.meta = dict(node.meta)
+    for user in list(node.users):
+        norm.meta["val"] = user.meta.get("val")
+        _replace(user, norm)
+    node.graph.erase_node(node)
+    return norm
+
+
 def _is_sigmoid_gate(node: fx.Node) -> fx.Node | None:
     """``x`` of ``x * sigmoid(x)``."""
     if node.target is not aten.mul.Tensor:
@@ -128,6 +143,8 @@ def canonicalize(module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
+        if node.target is aten._native_batch_norm_legit_no_training.default:
+            node = _batch_norm_of_decomposition(node)
         if node.target is aten.batch_norm.default:
             _fold_batch_norm(module, node)
         elif (x := _is_sigmoid_gate(node)) is not None:

@@ -116,6 +116,10 @@ def _functional(node: fx.Node) -> torch._ops.OpOverload | None:
 def _functionalize(exported: torch.export.ExportedProgram) -> fx.GraphModule:
     module = exported.module(check_guards=False)
     graph = module.graph
+    for node in list(graph.nodes):
+        if node.target in (torch.ops.aten.dropout_.default, torch.ops.aten.feature_dropout_.default):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
     simple = not exported.graph_signature.buffers_to_mutate and _written_values_are_fresh(graph)
     if simple and all(_functional(n) for n in graph.nodes if n.op == "call_function" and is_inplace(n)):
         for node in graph.nodes:

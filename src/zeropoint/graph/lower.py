@@ -46,15 +46,14 @@ def source_name(node: fx.Node) -> str:
 
 
 class Lowering:
-    """Builds the new graph in the order of the old one. ``float_nodes`` lists what stayed float, with the reason."""
+    """Builds the new graph in the order of the old one. ``coverage`` lists layer, operator, and "int8" or why it is float."""
 
     def __init__(self, module: fx.GraphModule, annotation: Annotation, calibration: Calibration) -> None:
         self.module, self.annotation, self.calibration = module, annotation, calibration
         self.graph = fx.Graph()
         self.floats: dict[fx.Node, Any] = {}
         self.ints: dict[fx.Node, Int8] = {}
-        self.float_nodes: list[tuple[str, str, str]] = []
-        self.int8_nodes: list[tuple[str, str]] = []
+        self.coverage: list[tuple[str, str, str]] = []
         self._current: fx.Node | None = None
 
     def run(self) -> fx.GraphModule:
@@ -66,15 +65,12 @@ class Lowering:
                 continue  # done with its clamp
             elif node in self.annotation.forms:
                 self._lower(node)
-                self.int8_nodes.append((source_name(node), str(node.target)))
+                self.coverage.append((source_name(node), str(node.target), "int8"))
             else:
                 self.floats[node] = self.graph.node_copy(node, self.as_float)
-                if (
-                    node.op == "call_function"
-                    and isinstance(node.target, torch._ops.OpOverload)
-                    and node in self.annotation.reasons
-                ):
-                    self.float_nodes.append((source_name(node), str(node.target), self.annotation.reasons[node]))
+                if node in self.annotation.reasons:
+                    self.floats[node].meta["source"] = source_name(node)
+                    self.coverage.append((source_name(node), str(node.target), self.annotation.reasons[node]))
         self.graph.eliminate_dead_code()
         result = fx.GraphModule(self.module, self.graph)
         result.graph.lint()
@@ -96,6 +92,7 @@ class Lowering:
         if node not in self.floats:
             q = self.ints[node]
             self.floats[node] = self.call(ops.dequantize_per_tensor, q.node, *q.qparams)
+            self.floats[node].meta["val"] = node.meta.get("val")
         return self.floats[node]
 
     def as_int8(self, node: fx.Node) -> Int8:
@@ -177,6 +174,7 @@ class Lowering:
             if one:
                 out = self.call(aten.squeeze.dim, out, 2)
         if dtype is None:
+            out.meta["val"] = result.meta.get("val")
             self.floats[result] = out
         else:
             self.ints[result] = Int8(out, scale, zero_point, dtype)

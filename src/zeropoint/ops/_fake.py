@@ -125,7 +125,7 @@ def _linear_grouped(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.
 def _rnn_dynamic(
     x: torch.Tensor, batch_sizes: Any, h: torch.Tensor, c: torch.Tensor, *rest: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return x.new_empty((x.shape[0], h.shape[1])), torch.empty(h.shape), torch.empty(c.shape)
+    return x.new_empty((*x.shape[:-1], h.shape[1])), torch.empty(h.shape), torch.empty(c.shape)
 
 
 @_fake("conv2d")

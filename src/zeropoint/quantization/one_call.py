@@ -14,10 +14,10 @@ from torch.utils._pytree import tree_map_only
 from zeropoint.errors import QuantizationError
 from zeropoint.quantization.fuse_modules import find_fusable_modules, fuse_modules
 from zeropoint.quantization.qconfig import QConfig, get_default_qconfig
-from zeropoint.quantization.quantize import convert, prepare, quantize_dynamic
+from zeropoint.quantization.quantize import convert, prepare
 from zeropoint.tensor import QTensor
 
-__all__ = ["QuantizedModel", "as_arguments", "fuse_and_convert", "quantize"]
+__all__ = ["QuantizedModel", "as_arguments", "fuse_and_convert", "quantize_modules"]
 
 
 def as_arguments(inputs: Any) -> tuple[Any, ...]:
@@ -48,11 +48,14 @@ class QuantizedModel(nn.Module):
 
     Float inputs are quantized by the layers they come to, with the ranges that calibration saw there; what leaves
     the model quantized is dequantized. ``zeropoint.report(model)`` says what runs in int8.
+
+    Attributes:
+        engine: why this runs module by module and is no program.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, engine: str = "module by module, as asked") -> None:
         super().__init__()
-        self.module = module
+        self.module, self.engine = module, engine
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return tree_map_only(QTensor, QTensor.dequantize, self.module(*args, **kwargs))
@@ -68,42 +71,16 @@ def _positional(model: nn.Module, inputs: Any) -> tuple[Any, ...]:
     return as_arguments(inputs)
 
 
-def quantize(
-    model: nn.Module,
-    calibration: Iterable[Any] | None = None,
-    *,
-    dynamic: bool = False,
-    qconfig: QConfig | None = None,
-    group_size: int | None = 128,
-) -> nn.Module:
-    """An int8 model from a float one; the float model is left as it is.
+def quantize_modules(model: nn.Module, calibration: Iterable[Any], qconfig: QConfig | None = None) -> QuantizedModel:
+    """Static int8, module by module; the float model is left as it is.
 
-    Static (``calibration`` given): layers that can be fused are, ranges of activations come from the calibration
-    inputs, and layers, functions and operators that have an int8 form run in it; the others run in float between
-    them and are listed by ``zeropoint.report`` (embeddings too, unless they have a qconfig). Dynamic: Linear and recurrent layers, with ranges taken at run
-    time per row (and per ``group_size`` inputs of a Linear); needs no data.
-
-    Args:
-        calibration: inputs like those to come: tensors, tuples of arguments, or mappings of arguments by name.
-        qconfig: observers to use; by default :func:`get_default_qconfig`.
-        group_size: of ``dynamic``; None for whole rows.
-
-    Returns:
-        A module that takes and gives ordinary tensors, as ``model`` does.
+    Layers that can be fused are, ranges of activations come from the calibration inputs, and layers, functions and
+    operators that have an int8 form run in it; the others run in float between them and are listed by
+    ``zeropoint.report`` (embeddings too, unless they have a qconfig).
 
     Raises:
-        QuantizationError: neither or both of ``calibration`` and ``dynamic``, or no calibration inputs.
+        QuantizationError: no calibration inputs, or arguments that can only be given by keyword.
     """
-    if not isinstance(model, nn.Module):
-        raise QuantizationError(f"quantize: the model must be an nn.Module, got {type(model).__name__}")
-    if dynamic == (calibration is not None):
-        raise QuantizationError(
-            "quantize: give calibration inputs for static quantization, or dynamic=True for ranges at run time"
-        )
-    if calibration is None:
-        if qconfig is not None:
-            raise QuantizationError("quantize: qconfig belongs to static quantization; use quantize_dynamic for others")
-        return quantize_dynamic(model, per_row=True, group_size=group_size)
     batches = iter(calibration)
     try:
         first = _positional(model, next(batches))

@@ -1,0 +1,218 @@
+"""From a float model, or a converted one, to a program: the passes in their order."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_leaves, treespec_dumps
+
+from zeropoint.engine import Program, ProgramError, ProgramModule
+from zeropoint.errors import QuantizationError
+from zeropoint.graph.annotate import Annotation, annotate
+from zeropoint.graph.calibrate import Calibration
+from zeropoint.graph.canonicalize import canonicalize
+from zeropoint.graph.capture import Captured, CaptureError, as_call, capture
+from zeropoint.graph.dynamic import DynamicLowering
+from zeropoint.graph.fuse import fuse
+from zeropoint.graph.lower import Lowering
+from zeropoint.graph.numbers_to_tensors import numbers_to_tensors
+from zeropoint.quantization.one_call import QuantizedModel, quantize_modules
+from zeropoint.quantization.qconfig import QConfig
+from zeropoint.quantization.qconfig_mapping import QConfigMapping, get_default_qconfig_mapping
+from zeropoint.quantization.quantize import quantize_dynamic
+
+__all__ = ["GraphCalibration", "compile_program", "prepare_program", "quantize"]
+
+Track = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+def _mapping(qconfig: QConfig | QConfigMapping | None) -> QConfigMapping:
+    if qconfig is None:
+        return get_default_qconfig_mapping()
+    return qconfig if isinstance(qconfig, QConfigMapping) else QConfigMapping().set_global(qconfig)
+
+
+def _program(captured: Captured, module: fx.GraphModule, coverage: list[tuple[str, str, str]]) -> ProgramModule:
+    fuse(module)
+    numbers_to_tensors(module)
+    program = Program.from_graph(module)
+    program.in_spec, program.out_spec = treespec_dumps(captured.in_spec), treespec_dumps(captured.out_spec)
+    program.coverage = coverage
+    return ProgramModule(program)
+
+
+class GraphCalibration:
+    """A captured model that gathers ranges; calibration can run in pieces.
+
+    >>> import torch, zeropoint as zp
+    >>> prepared = zp.graph.prepare_program(torch.nn.Linear(4, 2), torch.zeros(2, 4))
+    >>> for _ in range(3):
+    ...     prepared.feed([torch.randn(2, 4)])
+    >>> prepared.convert()(torch.randn(5, 4)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, model: nn.Module, captured: Captured, mapping: QConfigMapping) -> None:
+        self.model, self.captured = model, captured
+        canonicalize(captured.graph_module)
+        self.annotation: Annotation = annotate(captured.graph_module, mapping)
+        self.calibration = Calibration(captured.graph_module, self.annotation)
+
+    def feed(self, batches: Iterable[Any]) -> None:
+        """Runs calibration inputs: tensors, tuples of arguments, or mappings of arguments by name."""
+        self.calibration.feed(tree_leaves(as_call(self.model, batch)) for batch in batches)
+
+    def convert(self) -> ProgramModule:
+        """The int8 program, with the ranges seen so far.
+
+        Raises:
+            UncalibratedError: nothing was fed.
+        """
+        lowering = Lowering(self.captured.graph_module, self.annotation, self.calibration)
+        return _program(self.captured, lowering.run(), lowering.coverage)
+
+
+def prepare_program(
+    model: nn.Module, example: Any, qconfig: QConfig | QConfigMapping | None = None
+) -> GraphCalibration:
+    """Captures ``model`` and decides what becomes int8; feed it calibration inputs, then ``convert``.
+
+    Args:
+        example: one batch, as calibration has them.
+        qconfig: for all operators, or a mapping by operator, module type, pattern and name; None leaves them float.
+
+    Raises:
+        CaptureError: torch.export cannot take the model as one graph.
+    """
+    args, kwargs = as_call(model, example)
+    return GraphCalibration(model, capture(model, args, kwargs), _mapping(qconfig))
+
+
+def _first(calibration: Iterable[Any]) -> tuple[Any, Iterator[Any]]:
+    batches = iter(calibration)
+    try:
+        first = next(batches)
+    except StopIteration:
+        raise QuantizationError("quantize: calibration gave no inputs") from None
+    return first, itertools.chain([first], batches)
+
+
+def quantize(
+    model: nn.Module,
+    calibration: Iterable[Any] | None = None,
+    *,
+    dynamic: bool = False,
+    example: Any = None,
+    qconfig: QConfig | QConfigMapping | None = None,
+    group_size: int | None = 128,
+    eager: bool = False,
+) -> nn.Module:
+    """An int8 model from an unmodified float one, in one call; the float model is left as it is.
+
+    The model is captured as a graph, its layers are fused, and it becomes a program that runs without Python between
+    layers. Models that torch.export cannot take run module by module instead, with a warning that says why.
+
+    * Static (``calibration`` given): ranges of activations come from the calibration inputs. Layers with fixed weights
+      run in int8, and everything between them that has an int8 form; the rest stays float and is listed by
+      ``zeropoint.report``.
+    * Dynamic: Linear and recurrent layers, with ranges taken at run time per row, and per ``group_size`` inputs of a
+      Linear; needs no data. With ``example`` inputs the result is a program, without them a model of modules.
+
+    Args:
+        calibration: inputs like those to come: tensors, tuples of arguments, or mappings of arguments by name.
+        example: of ``dynamic``: one batch, to capture the model with.
+        qconfig: of static quantization: one for all, or a :class:`QConfigMapping`; None in it leaves layers float.
+        group_size: of ``dynamic``; None for whole rows.
+        eager: run module by module in any case.
+
+    Returns:
+        A module that takes and gives ordinary tensors, as ``model`` does: a :class:`~zeropoint.engine.ProgramModule`
+        unless it runs module by module.
+
+    Raises:
+        QuantizationError: neither or both of ``calibration`` and ``dynamic``, or no calibration inputs.
+    """
+    if not isinstance(model, nn.Module):
+        raise QuantizationError(f"quantize: the model must be an nn.Module, got {type(model).__name__}")
+    if dynamic == (calibration is not None):
+        raise QuantizationError(
+            "quantize: give calibration inputs for static quantization, or dynamic=True for ranges at run time"
+        )
+    if calibration is None:
+        if qconfig is not None:
+            raise QuantizationError("quantize: qconfig belongs to static quantization; use quantize_dynamic for others")
+        return _dynamic(model, example, group_size, eager)
+    if example is not None:
+        raise QuantizationError(
+            "quantize: example belongs to dynamic=True; static quantization has the calibration inputs"
+        )
+    first, batches = _first(calibration)
+    if eager:
+        return quantize_modules(model, batches, _one_qconfig(qconfig))
+    try:
+        prepared = prepare_program(model, first, qconfig)
+        seen: list[Any] = []
+        prepared.feed(_kept(batches, seen))
+        return prepared.convert()
+    except (CaptureError, ProgramError) as error:
+        reason = str(error)
+    warnings.warn(f"quantize: runs module by module: {reason}", UserWarning, stacklevel=2)
+    converted = quantize_modules(
+        model, itertools.chain(seen if "seen" in locals() else [], batches), _one_qconfig(qconfig)
+    )
+    converted.engine = reason
+    return converted
+
+
+def _kept(batches: Iterable[Any], seen: list[Any]) -> Iterator[Any]:
+    for batch in batches:
+        seen.append(batch)
+        yield batch
+
+
+def _one_qconfig(qconfig: QConfig | QConfigMapping | None) -> Any:
+    if isinstance(qconfig, QConfigMapping):
+        raise QuantizationError(
+            "quantize: a QConfigMapping needs the model as a graph; module by module, use prepare and convert"
+        )
+    return qconfig
+
+
+def _dynamic(model: nn.Module, example: Any, group_size: int | None, eager: bool) -> nn.Module:
+    if example is None or eager:
+        return quantize_dynamic(model, per_row=True, group_size=group_size)
+    args, kwargs = as_call(model, example)
+    try:
+        captured = capture(model, args, kwargs)
+        canonicalize(captured.graph_module)
+        lowering = DynamicLowering(captured.graph_module, group_size)
+        return _program(captured, lowering.run(), lowering.coverage)
+    except (CaptureError, ProgramError) as error:
+        warnings.warn(f"quantize: runs module by module: {error}", UserWarning, stacklevel=3)
+        return QuantizedModel(quantize_dynamic(model, per_row=True, group_size=group_size), str(error))
+
+
+def compile_program(model: nn.Module, example: Any) -> ProgramModule:
+    """A model that was converted module by module (``convert``, ``quantize_dynamic``) as a program with the same bits.
+
+    Args:
+        example: one batch: a tensor, a tuple of arguments, or a mapping of arguments by name.
+
+    Raises:
+        CaptureError: torch.export cannot take the model as one graph.
+        ProgramError: the graph has calls that no program can have.
+    """
+    args, kwargs = as_call(model, example)
+    captured = capture(model, args, kwargs)
+    canonicalize(captured.graph_module)
+    coverage = [
+        (node.name, str(node.target), "int8" if node.target.namespace == "zeropoint" else "as in the model")
+        for node in captured.graph_module.graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+    ]
+    return _program(captured, captured.graph_module, coverage)
