@@ -33,16 +33,15 @@ from zeropoint.tensor import (
 
 backend.check_environment()
 
-from zeropoint import analysis, compat, nn, ns, quantization
+from zeropoint import analysis, compat, engine, graph, nn, ns, quantization
 from zeropoint.analysis import report, verify
+from zeropoint.engine import load, save
+from zeropoint.graph.flow import compile_program as compile
+from zeropoint.graph.flow import quantize
 from zeropoint.quantization.fake_quantize import (
     fake_quantize_per_channel_affine,
     fake_quantize_per_tensor_affine,
 )
-from zeropoint import engine, graph
-from zeropoint.engine import load, save
-from zeropoint.graph.flow import compile_program as compile
-from zeropoint.graph.flow import quantize
 
 __version__ = "0.1.0"
 

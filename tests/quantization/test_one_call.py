@@ -1,4 +1,4 @@
-"""zeropoint.quantize: unmodified models in one call."""
+"""zeropoint.quantize(eager=True): unmodified models in one call, module by module."""
 
 import copy
 
@@ -56,7 +56,7 @@ def test_static():
     model(images(32))  # batch norm statistics
     model.eval()
     before = copy.deepcopy(model.state_dict())
-    quantized = zp.quantize(model, (images() for _ in range(4)))
+    quantized = zp.quantize(model, (images() for _ in range(4)), eager=True)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     x = images(8)
     expected, got = model(x), quantized(x)
@@ -73,7 +73,7 @@ def test_transformer_with_several_inputs():
     torch.manual_seed(0)
     model = Encoder().eval()
     batch = lambda: {"ids": torch.randint(0, 50, (2, 7)), "gain": torch.tensor(0.5)}
-    quantized = zp.quantize(model, [batch() for _ in range(6)])
+    quantized = zp.quantize(model, [batch() for _ in range(6)], eager=True)
     inputs = batch()
     assert sqnr(model(**inputs), quantized(**inputs)) > 20
     report = zp.report(quantized)
@@ -84,8 +84,8 @@ def test_transformer_with_several_inputs():
 def test_state_dict_and_export():
     torch.manual_seed(0)
     model = Residual().eval()
-    quantized = zp.quantize(model, [images()])
-    fresh = zp.quantize(model, [images() * 3])
+    quantized = zp.quantize(model, [images()], eager=True)
+    fresh = zp.quantize(model, [images() * 3], eager=True)
     x = images()
     fresh.load_state_dict(quantized.state_dict())
     assert torch.equal(fresh(x)["logits"], quantized(x)["logits"])

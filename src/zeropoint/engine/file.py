@@ -37,6 +37,7 @@ def save(module: ProgramModule, path: str | os.PathLike[str]) -> None:
     document = {
         "version": VERSION,
         "count": program.count,
+        "parameters": program.parameters,
         "inputs": program.inputs,
         "outputs": program.outputs,
         "in_spec": program.in_spec,
@@ -97,7 +98,7 @@ def load(path: str | os.PathLike[str]) -> ProgramModule:
         return ProgramModule(program)
     except ProgramError as error:
         raise ProgramError(f"load: {path}: {error}") from error
-    except (RecursionError, ValueError, RuntimeError, TypeError, IndexError, NotImplementedError, MemoryError) as error:
+    except (RecursionError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, MemoryError) as error:
         raise ProgramError(f"load: {path}: the program is damaged: {error}") from error
 
 
@@ -162,6 +163,8 @@ class _Reader:
         ):
             leaves = treespec_loads(spec).num_leaves
             _require(leaves == len(numbers), f"{name} has {leaves} leaves for {len(numbers)} values")
+        program.parameters = self._list(self.document.get("parameters"), "parameters")
+        _require(all(isinstance(name, str) for name in program.parameters), "parameters are no names")
         for row in self._list(self.document.get("coverage"), "coverage"):
             _require(
                 isinstance(row, list) and len(row) == 3 and all(isinstance(t, str) for t in row), "coverage is damaged"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +70,7 @@ class Program:
         prologue: packs weights for the CPU at hand, once, when the program is loaded.
         body: what runs on every call.
         count: how many numbers there are.
+        parameters: names of the positional arguments.
         in_spec, out_spec: how arguments and results are nested, as ``torch.utils._pytree.treespec_dumps`` writes it.
         coverage: (layer, operator, "int8" or the reason why it is float) of every operator of the model.
     """
@@ -80,6 +81,7 @@ class Program:
     prologue: list[Instruction] = field(default_factory=list)
     body: list[Instruction] = field(default_factory=list)
     count: int = 0
+    parameters: list[str] = field(default_factory=list)
     in_spec: str = ""
     out_spec: str = ""
     coverage: list[tuple[str, str, str]] = field(default_factory=list)
@@ -88,17 +90,24 @@ class Program:
         """The constants and what the prologue makes of them."""
         values: dict[int, Any] = dict(self.constants)
         for instruction in self.prologue:
-            _call(instruction, values)
+            _call(instruction, bind(instruction), values)
         return values
 
+    def bound(self) -> list[Bound]:
+        """What each instruction of the body calls."""
+        return [bind(i) for i in self.body]
+
     def interpret(
-        self, inputs: Sequence[torch.Tensor], prepared: dict[int, torch.Tensor] | None = None
+        self,
+        inputs: Sequence[torch.Tensor],
+        prepared: dict[int, torch.Tensor] | None = None,
+        bound: list[Bound] | None = None,
     ) -> list[torch.Tensor]:
         """Runs the program operator by operator from Python: the engine's specification, and what torch.compile sees."""
         values: dict[int, Any] = dict(self.prepared() if prepared is None else prepared)
         values.update(zip(self.inputs, inputs, strict=True))
-        for instruction in self.body:
-            _call(instruction, values)
+        for instruction, call in zip(self.body, self.bound() if bound is None else bound, strict=True):
+            _call(instruction, call, values)
         return [values[index] for index in self.outputs]
 
     @staticmethod
@@ -121,6 +130,26 @@ def operator_of(name: str) -> torch._ops.OpOverload | None:
     return getattr(packet, overload or "default", None)
 
 
+Bound = tuple[Callable[..., Any], tuple[str, ...]]
+"""A function, and the names of its last arguments where they go by name."""
+
+
+def _size(x: torch.Tensor, dim: int) -> int:
+    return x.shape[dim]
+
+
+def bind(instruction: Instruction) -> Bound:
+    """The function that an instruction calls."""
+    if instruction.operator == "int::size":
+        return _size, ()
+    if instruction.operator in INTEGERS:
+        return INTEGERS[instruction.operator], ()
+    target = operator_of(instruction.operator)
+    if target is None:
+        raise ProgramError(f"program: there is no operator {instruction.operator}")
+    return target, tuple(a.name for a in target._schema.arguments if a.kwarg_only)
+
+
 def _resolve(argument: Any, values: dict[int, Any]) -> Any:
     if isinstance(argument, (Value, Register)):
         return values[argument.index]
@@ -129,23 +158,12 @@ def _resolve(argument: Any, values: dict[int, Any]) -> Any:
     return argument
 
 
-def _call(instruction: Instruction, values: dict[int, Any]) -> None:
+def _call(instruction: Instruction, bound: Bound, values: dict[int, Any]) -> None:
     arguments = [_resolve(a, values) for a in instruction.arguments]
-    if instruction.operator == "int::size":
-        results = [arguments[0].shape[arguments[1]]]
-    elif instruction.operator in INTEGERS:
-        results = [INTEGERS[instruction.operator](*arguments)]
-    else:
-        target = operator_of(instruction.operator)
-        assert target is not None
-        positional, keyword = [], {}
-        for argument, schema in zip(arguments, target._schema.arguments, strict=True):
-            if schema.kwarg_only:
-                keyword[schema.name] = argument
-            else:
-                positional.append(argument)
-        result = target(*positional, **keyword)
-        results = list(result) if isinstance(result, (list, tuple)) else [result]
+    function, keywords = bound
+    positional = len(arguments) - len(keywords)
+    result = function(*arguments[:positional], **dict(zip(keywords, arguments[positional:], strict=True)))
+    results = list(result) if isinstance(result, (list, tuple)) else [result]
     for index, value in zip(instruction.results, results, strict=False):
         if index is not None:
             values[index] = value
@@ -271,7 +289,7 @@ class _Builder:
             if any(v.index not in values for v in _values(instruction.arguments)):
                 self.program.body.append(instruction)
                 return
-            _call(instruction, values)
+            _call(instruction, bind(instruction), values)
             self.program.constants.update({r: values[r].contiguous() for r in results})
         self.fixed |= results
 

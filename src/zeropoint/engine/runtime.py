@@ -45,6 +45,7 @@ class ProgramModule(nn.Module):
         self._out_spec: TreeSpec = treespec_loads(self.program.out_spec)
         self._one_tensor = self.program.in_spec == _PLAIN
         self._one_result = self.program.out_spec == _LEAF
+        self._bound = self.program.bound()
         self._prepared: dict[int, torch.Tensor] | None = None
         self._number = 0
         self._release: weakref.finalize[..., Any] | None = None
@@ -84,20 +85,26 @@ class ProgramModule(nn.Module):
 
     def _flat(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
         inputs, spec = tree_flatten((args, kwargs))
+        names = self.program.parameters[len(args) :]
+        if kwargs and spec != self._in_spec and set(names) <= set(kwargs):  # by name what was captured by position
+            args = (*args, *(kwargs[name] for name in names))
+            inputs, spec = tree_flatten((args, {k: v for k, v in kwargs.items() if k not in names}))
         if spec != self._in_spec:
             raise QuantizationError(f"the model was captured with arguments {self._in_spec}, got {spec}")
         return inputs
 
     def _run_flat(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        if torch.compiler.is_exporting():
+            return self.program.interpret(inputs, None, self._bound)  # packs inside: the CPU may be another
         if torch.compiler.is_compiling():
-            return self.program.interpret(inputs)
+            return self.program.interpret(inputs, self._prepared, self._bound)
         for x in inputs:
             if x.requires_grad or type(x) is not torch.Tensor:
                 inputs = [torch.Tensor.detach(x).as_subclass(torch.Tensor) for x in inputs]
                 break
         if not self._number:
             with torch.no_grad():
-                return self.program.interpret(inputs, self._prepared)
+                return self.program.interpret(inputs, self._prepared, self._bound)
         try:
             return _run(self._number, inputs)
         except ValueError as error:
@@ -145,7 +152,7 @@ class ProgramModule(nn.Module):
         self._build()
 
     def __getstate__(self) -> dict[str, Any]:
-        hidden = ("_in_spec", "_out_spec", "_prepared", "_number", "_release")
+        hidden = ("_in_spec", "_out_spec", "_bound", "_prepared", "_number", "_release")
         return {k: v for k, v in self.__dict__.items() if k not in hidden}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -54,19 +54,26 @@ def unary_function(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, Func
         x = a.pop("self")
         if any(isinstance(v, fx.Node) for v in a.values()):
             return None
-        return x, lambda t: target(t, **a)  # type: ignore[operator]
+        return x, lambda t: target(t, **a)
     if target in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor):
         a = arguments(node)
-        x, y, alpha = a["self"], a["other"], a.get("alpha", 1)
-        for value, other, swapped in ((x, y, False), (y, x, True)):
+        alpha = {"alpha": a["alpha"]} if "alpha" in a else {}
+        for x, other, swapped in ((a["self"], a["other"], False), (a["other"], a["self"], True)):
             number = scalar_of(module, other)
-            if number is None or not isinstance(value, fx.Node) or is_constant(value):
-                continue
-            extra = {"alpha": alpha} if "alpha" in a else {}
-            if swapped:
-                return value, lambda t: target(torch.tensor(number, dtype=t.dtype), t, **extra)  # type: ignore[operator]
-            return value, lambda t: target(t, torch.tensor(number, dtype=t.dtype), **extra)  # type: ignore[operator]
+            if number is not None and isinstance(x, fx.Node) and not is_constant(x):
+                return x, _with_number(target, number, alpha, swapped)
     return None
+
+
+def _with_number(target: Any, number: float, alpha: dict[str, Any], swapped: bool) -> Function:
+    """``target(t, number)``, or with both swapped."""
+
+    def function(t: torch.Tensor) -> torch.Tensor:
+        other = torch.tensor(number, dtype=t.dtype)
+        result: torch.Tensor = target(*((other, t) if swapped else (t, other)), **alpha)
+        return result
+
+    return function
 
 
 _FUNCTIONS = {
@@ -149,7 +156,7 @@ def _classify(module: fx.GraphModule, node: fx.Node) -> tuple[Form | None, list[
     value = _value(node)
     if target in _LAYERS:
         reason = _layer_reason(module, node)
-        return (None, [], reason) if reason else (Form.LAYER, [node.args[0]], None)  # type: ignore[list-item]
+        return (None, [], reason) if reason else (Form.LAYER, [node.args[0]], None)
     if value is not None and value.dtype != torch.float32:
         return None, [], None
     unary = unary_function(module, node)
@@ -163,9 +170,9 @@ def _classify(module: fx.GraphModule, node: fx.Node) -> tuple[Form | None, list[
         return (Form.MEAN, [x], None) if x is not None else (None, [], "an average other than over H and W")
     if target in (aten.add.Tensor, aten.mul.Tensor):
         reason = _binary_reason(node)
-        return (None, [], reason) if reason else (Form.BINARY, list(node.args[:2]), None)  # type: ignore[list-item]
+        return (None, [], reason) if reason else (Form.BINARY, list(node.args[:2]), None)
     if target is aten.cat.default:
-        parts = list(node.args[0])  # type: ignore[arg-type]
+        parts = list(node.args[0])
         if any(is_constant(p) for p in parts):
             return None, [], "a part is fixed"
         return Form.JOIN, parts, None
@@ -177,7 +184,7 @@ def module_path(node: fx.Node) -> tuple[list[str], list[str]]:
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     names = [re.sub(r"^L\['self'\]\.?", "", str(name)) for name, _ in stack]
     types = [kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}" for _, kind in stack]
-    return [n for n in names], types
+    return names, types
 
 
 def _qconfig(mapping: QConfigMapping, node: fx.Node) -> QConfigAny:

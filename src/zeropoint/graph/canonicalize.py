@@ -23,12 +23,13 @@ _IDENTITIES = {
     aten.alias.default,
     aten.lift_fresh_copy.default,
 }
+_COPIES = {aten.to.dtype, aten.clone.default, aten.contiguous.default}
 _CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
     """The node's arguments by the names of its operator's schema, defaults filled in."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    schema = node.target._schema.arguments
     known = dict(zip((a.name for a in schema), node.args, strict=False)) | dict(node.kwargs)
     return {a.name: known.get(a.name, a.default_value) for a in schema}
 
@@ -50,11 +51,8 @@ def _drop_identities(graph: fx.Graph) -> None:
         name = str(node.target)
         if name.startswith("aten._assert") or "sym_constrain_range" in name:
             graph.erase_node(node)
-        elif node.target in _IDENTITIES:
+        elif node.target in _IDENTITIES or (node.target in _COPIES and _same_dtype(node, node.args[0])):
             _replace(node, node.args[0])
-        elif node.target in (aten.to.dtype, aten._to_copy.default, aten.clone.default, aten.contiguous.default):
-            if node.target is not aten._to_copy.default and _same_dtype(node, node.args[0]):
-                _replace(node, node.args[0])
 
 
 def _batch_norm(module: fx.GraphModule, node: fx.Node) -> tuple[torch.Tensor, ...] | None:
@@ -89,7 +87,7 @@ def _fold_batch_norm(module: fx.GraphModule, node: fx.Node) -> None:
         weight = constant_of(module, source.args[1])
         bias = constant_of(module, source.args[2]) if len(source.args) > 2 else None
         fold = fuse_linear_bn_weights if source.target is aten.linear.default else fuse_conv_bn_weights
-        folded = fold(weight, bias, mean, variance, float(eps), gamma, beta)  # type: ignore[arg-type]
+        folded = fold(weight, bias, mean, variance, float(eps), gamma, beta)
         with graph.inserting_before(source):
             constants = [
                 add_constant(module, graph, f"{source.name}_{n}", p.detach()) for n, p in zip("wb", folded, strict=True)

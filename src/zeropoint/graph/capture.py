@@ -35,6 +35,7 @@ class Captured:
     graph_module: fx.GraphModule
     in_spec: TreeSpec
     out_spec: TreeSpec
+    parameters: list[str]
 
 
 def as_call(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -167,4 +168,6 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     for node in [n for n in graph.nodes if n.op == "call_module"]:
         graph.erase_node(node)  # guards on the example's shapes
     module.recompile()
-    return Captured(module, exported.call_spec.in_spec, exported.call_spec.out_spec)
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    parameters = [name for name in bound.arguments if name not in kwargs][: len(args)]
+    return Captured(module, exported.call_spec.in_spec, exported.call_spec.out_spec, parameters)

@@ -113,8 +113,8 @@ class DynamicLowering:
             x = self.call(aten.transpose.int, x, 0, 1)
         joined = [f[0] if len(f) == 1 else self.call(aten.cat.default, f, 0) for f in finals]
         for user in node.users:
-            (x, *joined)[user.args[1]].meta["val"] = user.meta.get("val")  # type: ignore[index]
-            self.values[user] = (x, *joined)[user.args[1]]  # type: ignore[index]
+            (x, *joined)[user.args[1]].meta["val"] = user.meta.get("val")
+            self.values[user] = (x, *joined)[user.args[1]]
         return None
 
     def _direction(

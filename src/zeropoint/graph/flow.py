@@ -42,7 +42,7 @@ def _program(captured: Captured, module: fx.GraphModule, coverage: list[tuple[st
     numbers_to_tensors(module)
     program = Program.from_graph(module)
     program.in_spec, program.out_spec = treespec_dumps(captured.in_spec), treespec_dumps(captured.out_spec)
-    program.coverage = coverage
+    program.parameters, program.coverage = captured.parameters, coverage
     return ProgramModule(program)
 
 
@@ -66,6 +66,27 @@ class GraphCalibration:
     def feed(self, batches: Iterable[Any]) -> None:
         """Runs calibration inputs: tensors, tuples of arguments, or mappings of arguments by name."""
         self.calibration.feed(tree_leaves(as_call(self.model, batch)) for batch in batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen so far, to be resumed by :meth:`load_state_dict` of another one of the same model."""
+        observers = self.calibration.observers
+        return {
+            "batches": self.calibration.batches,
+            "observers": {n.name: o.state_dict() for n, o in observers.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up a state.
+
+        Raises:
+            QuantizationError: it is of another model.
+        """
+        observers = {n.name: o for n, o in self.calibration.observers.items()}
+        if set(state["observers"]) != set(observers):
+            raise QuantizationError("GraphCalibration.load_state_dict: the state is of another model or other qconfigs")
+        for name, observer in observers.items():
+            observer.load_state_dict(state["observers"][name])
+        self.calibration.batches = state["batches"]
 
     def convert(self) -> ProgramModule:
         """The int8 program, with the ranges seen so far.

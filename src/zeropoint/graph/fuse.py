@@ -23,20 +23,20 @@ def _open_layer(node: object, user: fx.Node) -> bool:
         and node.target in _LAYERS
         and len(node.users) == 1
         and next(iter(node.users)) is user
-        and node.args[_LAYERS[node.target] - 1] in (torch.uint8, torch.int8)  # type: ignore[index]
+        and node.args[_LAYERS[node.target] - 1] in (torch.uint8, torch.int8)
     )
 
 
 def _tail(node: fx.Node) -> list[object]:
-    given = list(node.args[_LAYERS[node.target] :])  # type: ignore[index]
+    given = list(node.args[_LAYERS[node.target] :])
     return given + list(_TAIL[len(given) :])
 
 
 def _move(layer: fx.Node, user: fx.Node, tail: list[object]) -> None:
     """Puts the layer where ``user`` stands, with a new tail, and drops ``user``."""
-    start = _LAYERS[layer.target]  # type: ignore[index]
+    start = _LAYERS[layer.target]
     with layer.graph.inserting_before(user):
-        joined = layer.graph.call_function(layer.target, (*layer.args[:start], *tail))  # type: ignore[arg-type]
+        joined = layer.graph.call_function(layer.target, (*layer.args[:start], *tail))
     joined.meta = {**user.meta, **{k: v for k, v in layer.meta.items() if k == "source"}}
     user.replace_all_uses_with(joined)
     layer.graph.erase_node(user)
@@ -52,13 +52,13 @@ def _fuse_sum(node: fx.Node) -> None:
     for layer, own, other, others in candidates:
         if not _open_layer(layer, node) or other is layer:
             continue
-        start = _LAYERS[layer.target]  # type: ignore[index, union-attr]
-        tail = _tail(layer)  # type: ignore[arg-type]
-        if tail[0] is not None or tail[7] is not None or layer.args[start - 1] is not dtype:  # type: ignore[union-attr]
+        start = _LAYERS[layer.target]
+        tail = _tail(layer)
+        if tail[0] is not None or tail[7] is not None or layer.args[start - 1] is not dtype:
             continue
-        if tuple(layer.args[start - 5 : start - 3]) != own:  # type: ignore[union-attr]
+        if tuple(layer.args[start - 5 : start - 3]) != own:
             continue
-        _move(layer, node, [other, *others, scale, zero_point, low, high, None])  # type: ignore[arg-type]
+        _move(layer, node, [other, *others, scale, zero_point, low, high, None])
         return
 
 
@@ -66,11 +66,11 @@ def _fuse_table(module: fx.GraphModule, node: fx.Node) -> None:
     layer, table = node.args
     if not _open_layer(layer, node):
         return
-    tail = _tail(layer)  # type: ignore[arg-type]
+    tail = _tail(layer)
     values = getattr(module, table.target) if isinstance(table, fx.Node) and table.op == "get_attr" else None
-    start = _LAYERS[layer.target]  # type: ignore[index, union-attr]
-    if tail[7] is None and values is not None and values.dtype == layer.args[start - 1]:  # type: ignore[union-attr]
-        _move(layer, node, [*tail[:7], table])  # type: ignore[arg-type]
+    start = _LAYERS[layer.target]
+    if tail[7] is None and values is not None and values.dtype == layer.args[start - 1]:
+        _move(layer, node, [*tail[:7], table])
 
 
 def fuse(module: fx.GraphModule) -> None:

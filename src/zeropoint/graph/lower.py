@@ -136,8 +136,8 @@ class Lowering:
 
     def _layer(self, node: fx.Node, result: fx.Node | None = None, bounds: tuple[float, float] | None = None) -> None:
         a = arguments(node)
-        result = result or node
-        x = self.as_int8(node.args[0])  # type: ignore[arg-type]
+        result, self._current = result or node, node
+        x = self.as_int8(node.args[0])
         weight = self._weight(node, a["weight"])
         bias = constant_of(self.module, a["bias"])
         data, w_scale, w_zero_point = weight
@@ -225,12 +225,12 @@ class Lowering:
             )  # fmt: skip
         else:
             rest = fx.map_arg((node.args[1:], node.kwargs), self.as_float)
-            out = self.graph.call_function(node.target, (x.node, *rest[0]), rest[1])  # type: ignore[arg-type]
+            out = self.graph.call_function(node.target, (x.node, *rest[0]), rest[1])
             out.meta["source"] = source_name(node)
         self.ints[node] = Int8(out, x.scale, x.zero_point, x.dtype)
 
     def _binary(self, node: fx.Node, result: fx.Node | None = None, bounds: tuple[float, float] | None = None) -> None:
-        result = result or node
+        result, self._current = result or node, node
         a, b = (self.as_int8(x) for x in self.annotation.inputs[node])
         if _is_per_channel_factor(node.args[0], node.args[1]):
             a, b = b, a

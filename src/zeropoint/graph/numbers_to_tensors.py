@@ -61,16 +61,17 @@ class _Rewriter:
             self.replace(
                 node, aten.clamp.Tensor, x, *(None if b is None else self.number(node, b, dtype) for b in bounds)
             )
+        elif target is aten.leaky_relu.default:
+            scaled = self.graph.call_function(aten.mul.Tensor, (x, self.number(node, a["negative_slope"], dtype)))
+            positive = self.graph.call_function(aten.gt.Tensor, (x, self.number(node, 0, dtype)))
+            self.replace(node, aten.where.self, positive, x, scaled)
         elif target is aten.relu6.default:
             self.replace(node, aten.clamp.Tensor, x, self.number(node, 0, dtype), self.number(node, 6, dtype))
 
     def _float_side(self, node: fx.Node, side: Any) -> fx.Node | None:
         if isinstance(side, (int, float)):
             return self.number(node, side, torch.float32)
-        if side.op == "get_attr":
-            value = getattr(self.module, side.target, None)
-        else:
-            value = side.meta.get("val")
+        value = getattr(self.module, side.target, None) if side.op == "get_attr" else side.meta.get("val")
         return side if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else None
 
     def _power(self, node: fx.Node, x: fx.Node, exponent: float, dtype: torch.dtype) -> None:
