@@ -40,7 +40,7 @@ $(VENV)/.docs: $(VENV)/.built
 
 demo: $(VENV)/.test
 	mkdir -p out
-	$(BIN)/zeropoint quantize examples/mobilenet_v2/recipe.py -o out/mobilenet_v2.safetensors
+	$(BIN)/zeropoint quantize examples/mobilenet_v2/recipe.py -o out/mobilenet_v2.zp
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 tests src/zeropoint

@@ -174,6 +174,7 @@ struct KernelTable {
   void (*normalize_row)(const NormalizeParams&, const uint8_t* x, int64_t n, float mean, float rstd,
                         const float* weight, const float* bias, bool single, uint8_t* out);
   void (*softmax_table)(const SoftmaxParams&, const uint8_t* x, int64_t n, uint8_t* table);
+  int32_t (*attention_row)(int32_t* s, int64_t n, float scale, uint8_t* p);
   void (*pack_activation)(const ActivationView&, int32_t a_zero_point, uint8_t* out, int32_t* init);
   void (*row_range)(const float* x, int64_t n, float* lo, float* hi);
   void (*lstm_gates)(const float* from_input, const float* from_state, int64_t hidden, int64_t count, float* h,

@@ -46,15 +46,20 @@ class Recipe:
     evaluation: Callable[[], Iterable[Any]]
     evaluate: Callable[[Any], dict[str, float]] | None
 
-    def float_model(self) -> tuple[nn.Module, tuple[Any, ...]]:
-        """The model, wrapped if it has no stubs, and example arguments."""
+    def plain_model(self) -> tuple[nn.Module, tuple[Any, ...]]:
+        """The model in eval mode as the recipe has it, and example arguments."""
         loaded = self.load()
         if not (isinstance(loaded, tuple) and len(loaded) == 2 and isinstance(loaded[0], nn.Module)):
             raise QuantizationError(f"{self.path}: load() must return (nn.Module, example inputs)")
         model, example = loaded
+        return model.eval(), as_arguments(example)
+
+    def float_model(self) -> tuple[nn.Module, tuple[Any, ...]]:
+        """The model, wrapped if it has no stubs, and example arguments."""
+        model, example = self.plain_model()
         if not any(isinstance(m, QuantStub) for m in model.modules()):
             model = QuantWrapper(model)
-        return model.eval(), as_arguments(example)
+        return model.eval(), example
 
     def calibration_inputs(self) -> Iterator[tuple[Any, ...]]:
         return (as_arguments(i) for i in self.calibration())

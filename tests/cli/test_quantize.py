@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+import zeropoint as zp
 from zeropoint import QuantizationError
 from zeropoint.cli import main
 from zeropoint.recipe import load_quantized, read_recipe
@@ -35,7 +36,7 @@ def recipe(tmp_path):
 
 def test_file_gives_the_same_bits_in_a_new_process(recipe, tmp_path, capsys):
     out = tmp_path / "model.safetensors"
-    assert main(["quantize", str(recipe), "-o", str(out), "--rounds", "2"]) == 0
+    assert main(["quantize", str(recipe), "-o", str(out), "--rounds", "2", "--eager"]) == 0
     text = capsys.readouterr().out
     for words in (
         "SQNR of the outputs",
@@ -118,7 +119,7 @@ def test_bad_arguments(recipe, tmp_path, capsys):
 
 def test_damaged_files_are_errors(recipe, tmp_path):
     out = tmp_path / "m"
-    main(["quantize", str(recipe), "-o", str(out), "--rounds", "0"])
+    main(["quantize", str(recipe), "-o", str(out), "--rounds", "0", "--eager"])
     good = out.read_bytes()
     for bad in (b"", b"\0" * 8, good[:100], good[: len(good) // 2], struct.pack("<Q", 2**60) + good[8:], good[8:]):
         out.write_bytes(bad)
@@ -135,3 +136,27 @@ def test_damaged_files_are_errors(recipe, tmp_path):
             load_quantized(recipe, out)
     with pytest.raises(QuantizationError, match="cannot be read"):
         load_quantized(recipe, tmp_path / "none")
+
+
+def test_a_program_needs_no_recipe(recipe, tmp_path, capsys):
+    out = tmp_path / "model.zp"
+    assert main(["quantize", str(recipe), "-o", str(out), "--rounds", "1"]) == 0
+    text = capsys.readouterr().out
+    for words in ("SQNR of the outputs", "one call, 2 threads", "layers in int8", "runs", "native"):
+        assert words in text
+    x = read_recipe(recipe).calibration()[0]
+    model, _ = read_recipe(recipe).plain_model()
+    assert torch.equal(zp.load(out)(x), zp.quantize(model, read_recipe(recipe).calibration_inputs())(x))
+    assert main(["inspect", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "4 of 4 operators in int8" in text
+    assert main(["inspect", str(recipe)]) == 2
+    assert "no safetensors file" in capsys.readouterr().err
+
+
+def test_bench(recipe, capsys):
+    assert main(["bench", str(recipe), "--vs", "torch,onnxruntime", "--rounds", "1"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("onnxruntime") == 2
+    assert main(["bench", str(recipe), "--vs", "tensorflow"]) == 2
+    assert "knows torch, onnxruntime, openvino" in capsys.readouterr().err

@@ -63,6 +63,10 @@ CASES = {
             W5, ops.linear_pack(W5, None), torch.ones(5), None, torch.randn(5), 2, False, True,
         )
     ],
+    "attention": [
+        (x(2, 3, 5, 8), 0.1, 3, x(2, 3, 7, 8), 0.1, 4, x(2, 3, 7, 6), 0.2, 5, 0.3, 0.1, 7, U8),
+        (x(2, 5, 3, 8).transpose(1, 2), 0.1, 3, x(2, 7, 3, 8).transpose(1, 2), 0.1, 4, x(2, 3, 7, 6), 0.2, 5, 0.3, 0.1, 7, U8),
+    ],
     "lookup": [(x(2, 3), x(256))],
     "max_pool2d": [(nhwc(2, 3, 9, 8), [3, 2], [2, 2], [1, 0], [1, 1], True)],
     "avg_pool2d": [(nhwc(2, 3, 9, 8), 3, [3, 2], [2, 2], [1, 0], False, True, None)],

@@ -275,6 +275,18 @@ class Generator:
             name, f"{shape} {output}", a, 0.03, self.zero_point(a.dtype), b, 0.05, self.zero_point(b.dtype), *output
         )
 
+    def attention(self) -> Case:
+        batch, heads, m, t = self.one(1, 2), self.one(1, 3), self.one(1, 7, 49, 60), self.one(1, 5, 17, 65, 130)
+        d, e = self.one(1, 6, 16, 64), self.one(1, 6, 16, 64, 70)
+        q, k, v = (self.integers((batch, r, heads, c), self.byte_dtype()) for r, c in ((m, d), (t, d), (t, e)))
+        q, k, v = (x.transpose(1, 2) if self.chance(0.6) else x.reshape(batch, heads, *x.shape[1::2]) for x in (q, k, v))
+        dtype = self.byte_dtype()
+        arguments: tuple[Any, ...] = ()
+        for tensor, scale in ((q, self.one(0.02, 0.3)), (k, self.one(0.02, 0.001)), (v, 0.05)):
+            arguments += (tensor, scale, self.zero_point(tensor.dtype))
+        arguments += (self.one(0.125, 1.0, 1e-4), self.one(0.03, 1e-3, 2.0), self.zero_point(dtype), dtype)
+        return self._same("attention", f"{batch} {heads} {m} {t} {d} {e} {arguments[9:]}", *arguments)
+
     def add_float(self) -> Case:
         shape = self.shape()
         other = self.one(shape, shape[1:], tuple(self.one(n, 1) for n in shape), (1, *shape))
@@ -363,7 +375,7 @@ class Generator:
 
     FAMILIES = (
         "conv2d", "conv2d", "conv2d", "linear", "linear", "quantize_per_tensor", "quantize_per_channel",
-        "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "add_float", "lookup", "pool",
+        "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "add_float", "attention", "lookup", "pool",
         "matmul", "matmul", "normalize", "softmax", "linear_dynamic", "linear_grouped", "linear_grouped", "rnn_dynamic",
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 // Fills a KernelTable from the shared kernels and a vocabulary `V`.
 #pragma once
+#include "attention.h"
 #include "depthwise.h"
 #include "dynamic.h"
 #include "elementwise.h"
@@ -43,6 +44,7 @@ constexpr KernelTable make_table(const char* name) {
       .row_sums = row_sums,
       .normalize_row = normalize_row,
       .softmax_table = softmax_table,
+      .attention_row = attention_row<V>,
       .pack_activation = pack_activation<V>,
       .row_range = row_range<V>,
       .lstm_gates = lstm_gates<V>,

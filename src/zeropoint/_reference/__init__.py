@@ -4,6 +4,7 @@ Slow on purpose: integer sums are taken in float64, which is exact below 2^53, a
 docs/numerics.md is written out. Native kernels are tested to equal these bit for bit.
 """
 
+from zeropoint._reference.attention import attention
 from zeropoint._reference.conv import conv2d, conv2d_pack
 from zeropoint._reference.dynamic import linear_dynamic, rnn_dynamic
 from zeropoint._reference.elementwise import add, add_float, lookup, mul
@@ -24,6 +25,7 @@ __all__ = [
     "adaptive_avg_pool2d",
     "add",
     "add_float",
+    "attention",
     "avg_pool2d",
     "conv2d",
     "conv2d_pack",

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from zeropoint.cli import migrate, quantize
+from zeropoint.cli import bench, inspect, migrate, quantize
 from zeropoint.errors import QuantizationError
 
 __all__ = ["main"]
@@ -17,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="zeropoint", description="int8 quantization for PyTorch models on CPUs")
     commands = parser.add_subparsers(dest="command", required=True)
     quantize.add_parser(commands)
+    inspect.add_parser(commands)
+    bench.add_parser(commands)
     migrate.add_parser(commands)
     arguments = parser.parse_args(argv)
     try:

@@ -1,11 +1,15 @@
-"""``zeropoint quantize RECIPE.py -o OUT``: float model to int8 file, with a report of gain and cost."""
+"""``zeropoint quantize RECIPE.py -o OUT``: float model to int8 file, with a report of gain and cost.
+
+The model becomes a program (a ``.zp`` file, which needs no Python code of the model); with ``--eager`` it is converted
+module by module, and the file holds its state.
+"""
 
 from __future__ import annotations
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from torch import nn
 from zeropoint import backend
 from zeropoint.analysis import agreement, coverage, sqnr
 from zeropoint.errors import QuantizationError
+from zeropoint.graph import CaptureError, prepare_program
 from zeropoint.quantization import (
     HistogramObserver,
     MinMaxObserver,
@@ -42,7 +47,7 @@ def add_parser(commands: Any) -> None:
         type=Path,
         help="Python file with load() and calibration(), optionally evaluation() and evaluate(model)",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="file to write (safetensors)")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="file to write (.zp)")
     parser.add_argument(
         "--observer",
         choices=_OBSERVERS,
@@ -58,27 +63,51 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--rounds", type=int, default=15, help="rounds of the latency measurement, 0 for none (default: 15)"
     )
+    parser.add_argument(
+        "--eager", action="store_true", help="convert module by module; the file is read with the recipe's model"
+    )
     parser.set_defaults(run=run)
 
 
-def _calibrator(recipe: Recipe, console: Console) -> Callable[[nn.Module], None]:
-    def calibrate(model: nn.Module) -> None:
-        batches = list(recipe.calibration_inputs())
-        if not batches:
-            raise QuantizationError(f"{recipe.path}: calibration() gave no inputs")
-        columns = (
-            TextColumn("calibrating"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as progress:
-            for arguments in progress.track(batches):
-                model(*arguments)
+def _batches(recipe: Recipe, console: Console) -> Iterator[tuple[Any, ...]]:
+    """The recipe's calibration inputs, with a progress bar."""
+    batches = list(recipe.calibration_inputs())
+    if not batches:
+        raise QuantizationError(f"{recipe.path}: calibration() gave no inputs")
+    columns = (
+        TextColumn("calibrating"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield from progress.track(batches)
 
-    return calibrate
+
+def _program(recipe: Recipe, qconfig: QConfig, console: Console, output: Path) -> nn.Module:
+    model, example = recipe.plain_model()
+    try:
+        prepared = prepare_program(model, example, qconfig)
+    except CaptureError as error:
+        raise QuantizationError(f"{error}; --eager converts module by module") from error
+    prepared.feed(_batches(recipe, console))
+    program = prepared.convert()
+    program.save(output)
+    return program
+
+
+def _modules(recipe: Recipe, qconfig: QConfig, console: Console, output: Path) -> nn.Module:
+    model, example = recipe.float_model()
+
+    def calibrate(prepared: nn.Module) -> None:
+        for arguments in _batches(recipe, console):
+            prepared(*arguments)
+
+    model, fused = fuse_and_convert(model, example, calibrate, qconfig)
+    save_quantized(model, fused, output)
+    return model
 
 
 def _outputs(model: nn.Module, inputs: list[tuple[Any, ...]]) -> torch.Tensor | None:
@@ -119,13 +148,11 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.output.parent.is_dir():
         raise QuantizationError(f"the folder of {arguments.output} does not exist")
     recipe = read_recipe(arguments.recipe)
-    original, _ = recipe.float_model()
-    model, example = recipe.float_model()
+    original, example = recipe.plain_model()
     qconfig = QConfig(_OBSERVERS[arguments.observer], _WEIGHTS[arguments.weights])
     start = time.perf_counter()
-    model, fused = fuse_and_convert(model, example, _calibrator(recipe, console), qconfig)
+    model = (_modules if arguments.eager else _program)(recipe, qconfig, console, arguments.output)
     seconds = time.perf_counter() - start
-    save_quantized(model, fused, arguments.output)
 
     backend.reset_fallbacks()
     table = Table("", "float", "int8", title=f"{recipe.path.parent.name}/{recipe.path.name}")
@@ -153,6 +180,7 @@ def run(arguments: argparse.Namespace) -> int:
     in_float = [layer for layer in layers if layer.kind == "float"]
     table.add_row("layers in int8", "", f"{len(layers) - len(in_float)} of {len(layers)}")
     table.add_row("instruction set", "", backend.isa())
+    table.add_row("runs", "", getattr(model, "engine", "module by module"))
     console.print(table)
     for layer in in_float:
         console.print(f"stayed float: {layer.name} ({layer.type}): {layer.reason}")

@@ -131,6 +131,13 @@ class ProgramModule(nn.Module):
         """Memory for intermediate values, of all shapes and concurrent callers so far."""
         return int(torch.ops.zeropoint.program_bytes.default(self._number)) if self._number else 0
 
+    def layer_coverage(self) -> list[tuple[str, str, str, str]]:
+        """Layer, operator, "int8" or "float", and why float, of every operator of the model: ``zeropoint.report`` shows it."""
+        return [
+            (name, operator, "int8" if why == "int8" else "float", "" if why == "int8" else why)
+            for name, operator, why in self.program.coverage
+        ]
+
     def report(self) -> str:
         """What runs in int8, and what in float and why."""
         int8 = [c for c in self.program.coverage if c[2] == "int8"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class Form(enum.Enum):
     KEEP = "keep"  # moves or selects integers; scale and zero point stay
     BINARY = "binary"  # add or mul of two quantized values
     JOIN = "join"  # cat: one scale for all parts
+    ATTENTION = "attention"  # softmax of a product, times a third value
     MEAN = "mean"  # average over all positions, with a scale of its own
 
 
@@ -88,7 +90,8 @@ _KEEP = {
     aten.max_pool2d.default, aten.avg_pool2d.default, aten.view.default, aten.reshape.default, aten.flatten.using_ints,
     aten.unflatten.int, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.transpose.int, aten.permute.default,
     aten.select.int, aten.slice.Tensor, aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default,
-    aten.upsample_nearest2d.vec, aten.contiguous.default, aten.expand.default,
+    aten.upsample_nearest2d.vec, aten.contiguous.default, aten.expand.default, aten.unbind.int, aten.chunk.default,
+    aten.split.Tensor, aten.split_with_sizes.default, operator.getitem,
 }  # fmt: skip
 _LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.linear.default}
 
@@ -145,6 +148,16 @@ def _binary_reason(node: fx.Node) -> str | None:
     return "its operands have different shapes"
 
 
+def _attention_reason(node: fx.Node) -> str | None:
+    a = arguments(node)
+    if a["attn_mask"] is not None or a["is_causal"] or a["enable_gqa"]:
+        return "attention with a mask, or with heads that share keys"
+    values = [_value(a[name]) for name in ("query", "key", "value")]
+    if any(v is None or v.dim() != 4 for v in values) or not isinstance(values[0].shape[3], int):
+        return "attention has an int8 form for [batch, heads, rows, features]"
+    return None
+
+
 def same(a: Any, b: Any) -> bool:
     """Whether two sizes are known to be equal."""
     return bool(a == b) if isinstance(a, int) and isinstance(b, int) else str(a) == str(b)
@@ -171,6 +184,9 @@ def _classify(module: fx.GraphModule, node: fx.Node) -> tuple[Form | None, list[
     if target in (aten.add.Tensor, aten.mul.Tensor):
         reason = _binary_reason(node)
         return (None, [], reason) if reason else (Form.BINARY, list(node.args[:2]), None)
+    if target is aten.scaled_dot_product_attention.default:
+        reason = _attention_reason(node)
+        return (None, [], reason) if reason else (Form.ATTENTION, list(node.args[:3]), None)
     if target is aten.cat.default:
         parts = list(node.args[0])
         if any(is_constant(p) for p in parts):
@@ -259,6 +275,10 @@ def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
     return None
 
 
+def _is_operator(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) or (node.target is operator.getitem and _value(node) is not None)
+
+
 def annotate(module: fx.GraphModule, mapping: QConfigMapping) -> Annotation:
     """Decides where int8 is used.
 
@@ -266,7 +286,7 @@ def annotate(module: fx.GraphModule, mapping: QConfigMapping) -> Annotation:
     int8 already: nothing is quantized just to be dequantized. Layers whose result nobody takes as int8 give float32.
     """
     found = Annotation()
-    nodes = [n for n in module.graph.nodes if n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload)]
+    nodes = [n for n in module.graph.nodes if n.op == "call_function" and _is_operator(n)]
     for node in nodes:
         form, inputs, reason = _classify(module, node)
         qconfig = _qconfig(mapping, node) if form is not None else None
@@ -274,7 +294,7 @@ def annotate(module: fx.GraphModule, mapping: QConfigMapping) -> Annotation:
             form, reason = None, "its qconfig is None"
         if form is not None:
             found.forms[node], found.inputs[node], found.qconfigs[node] = form, inputs, qconfig
-        elif reason is not None:
+        elif reason is not None and node.target is not operator.getitem:
             found.reasons[node] = reason
     _settle(module, found, nodes)
     for node in nodes:
@@ -322,7 +342,8 @@ def _settle(module: fx.GraphModule, found: Annotation, nodes: list[fx.Node]) -> 
         if not dropped:
             return
         for node, reason in dropped:
-            found.reasons[node] = reason
+            if node.target is not operator.getitem:
+                found.reasons[node] = reason
             del found.forms[node], found.inputs[node], found.qconfigs[node]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,10 +63,11 @@ class Lowering:
             if node.op == "output":
                 self.graph.output(fx.map_arg(node.args[0], self.as_float))
             elif node in self.annotation.carrier:
-                continue  # done with its clamp
+                self.coverage.append((source_name(node), str(node.target), "int8"))  # done with its clamp
             elif node in self.annotation.forms:
                 self._lower(node)
-                self.coverage.append((source_name(node), str(node.target), "int8"))
+                if node.target is not operator.getitem:
+                    self.coverage.append((source_name(node), str(node.target), "int8"))
             else:
                 self.floats[node] = self.graph.node_copy(node, self.as_float)
                 if node in self.annotation.reasons:
@@ -201,8 +203,20 @@ class Lowering:
         out = self.call(ops.lookup, x.node, self.constant(f"{source_name(node)}_table", table))
         self.ints[node] = Int8(out, scale, zero_point, dtype)
 
+    def _attention(self, node: fx.Node) -> None:
+        q, k, v = (self.as_int8(x) for x in self.annotation.inputs[node])
+        a = arguments(node)
+        factor = a["scale"] if a["scale"] is not None else node.args[0].meta["val"].shape[3] ** -0.5
+        scale, zero_point, dtype = self.output(node)
+        sides = [value for side in (q, k, v) for value in (side.node, *side.qparams)]
+        out = self.call(ops.attention, *sides, factor, scale, zero_point, dtype.storage)
+        self.ints[node] = Int8(out, scale, zero_point, dtype)
+
     def _keep(self, node: fx.Node) -> None:
         x = self.as_int8(self.annotation.inputs[node][0])
+        if node.target is operator.getitem:
+            self.ints[node] = Int8(self.call(operator.getitem, x.node, node.args[1]), *x.qparams, x.dtype)
+            return
         a = arguments(node)
         if node.target is aten.max_pool2d.default:
             kernel = _numbers(a["kernel_size"], 2)

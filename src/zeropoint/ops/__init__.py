@@ -38,6 +38,7 @@ conv2d = torch.ops.zeropoint.conv2d.default
 add = torch.ops.zeropoint.add.default
 mul = torch.ops.zeropoint.mul.default
 add_float = torch.ops.zeropoint.add_float.default
+attention = torch.ops.zeropoint.attention.default
 matmul = torch.ops.zeropoint.matmul.default
 lookup = torch.ops.zeropoint.lookup.default
 normalize = torch.ops.zeropoint.normalize.default

@@ -189,6 +189,26 @@ def _add_float(a: torch.Tensor, b: torch.Tensor, subtract: bool) -> torch.Tensor
     )
 
 
+@_fake("attention")
+def _attention(
+    q: torch.Tensor,
+    q_scale: float,
+    q_zero_point: int,
+    k: torch.Tensor,
+    k_scale: float,
+    k_zero_point: int,
+    v: torch.Tensor,
+    v_scale: float,
+    v_zero_point: int,
+    factor: float,
+    scale: float,
+    zero_point: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    batch, heads, rows, features = *q.shape[:3], v.shape[3]
+    return torch.empty((batch, rows, heads, features), dtype=dtype, device=q.device).transpose(1, 2)
+
+
 @_fake("matmul")
 def _matmul(
     a: torch.Tensor,

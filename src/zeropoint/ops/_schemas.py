@@ -44,6 +44,10 @@ SCHEMAS = {
     "mul": _BINARY,
     "add_float": "(Tensor a, Tensor b, bool subtract) -> Tensor",
     "matmul": _BINARY,
+    "attention": (
+        "(Tensor q, float q_scale, int q_zero_point, Tensor k, float k_scale, int k_zero_point, Tensor v, float v_scale, "
+        "int v_zero_point, float factor, float scale, int zero_point, ScalarType dtype) -> Tensor"
+    ),
     "lookup": "(Tensor x, Tensor table) -> Tensor",
     "normalize": (
         "(Tensor x, int rows, Tensor? weight, Tensor? bias, int inner, float x_scale, int x_zero_point, float eps, "

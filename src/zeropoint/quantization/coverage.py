@@ -77,6 +77,10 @@ def coverage(model: nn.Module) -> list[LayerCoverage]:
     for name, module in model.named_modules():
         if module in inside or isinstance(module, (nnq.CallSites, nnq.CallSite)):
             continue
+        own = getattr(module, "layer_coverage", None)
+        if own is not None:  # a program
+            layers.extend(LayerCoverage(".".join(filter(None, (name, n))), t, k, why) for n, t, k, why in own())
+            continue
         recorded = list(_sites(name, module))
         layers.extend(recorded)
         if isinstance(module, _QUANTIZED):
