@@ -136,6 +136,7 @@ std::unique_ptr<Frame> Plan::make_frame(const Program& program) const {
   uint8_t* memory = frame->memory.get();
   memory += (kAlignment - reinterpret_cast<uintptr_t>(memory) % kAlignment) % kAlignment;
   frame->values.integers = integers_;
+  frame->caches.resize(program.instructions_.size());
   frame->values.tensors.resize(placement_.size());
   for (size_t i = 0; i < program.constants_.size(); ++i)
     frame->values.tensors[static_cast<size_t>(program.constants_[i])] = program.constant_tensors_[i];
@@ -145,7 +146,7 @@ std::unique_ptr<Frame> Plan::make_frame(const Program& program) const {
   }
   for (size_t i = 0; i < done_once_.size(); ++i)
     if (done_once_[i] && program.instructions_[i].kind == Instruction::Kind::kDispatched)
-      program.execute(i, frame->values, nullptr);
+      program.execute(i, frame->values);
   return frame;
 }
 

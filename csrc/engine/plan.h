@@ -11,7 +11,8 @@ namespace zeropoint {
 // The memory of one run, with the tensors that lie in it. Runs at the same time have one each.
 struct Frame {
   std::unique_ptr<uint8_t[]> memory;
-  Values values;  // constants, placed values and their views; the rest is filled in by the run
+  Values values;                      // constants, placed values and their views; the rest is filled in by the run
+  std::vector<EpilogueCache> caches;  // by instruction
 };
 
 class Plan {

@@ -269,7 +269,7 @@ void Program::dispatch(const Instruction& instruction, const Values& values, std
   }
 }
 
-void Program::execute(size_t i, Values& values, const Tensor* place) const {
+void Program::execute(size_t i, Values& values, const Tensor* place, EpilogueCache* cache) const {
   const Instruction& instruction = instructions_[i];
   const auto& a = instruction.arguments;
   const auto integer = [&](int64_t value) { values.integers[static_cast<size_t>(instruction.results[0])] = value; };
@@ -298,6 +298,7 @@ void Program::execute(size_t i, Values& values, const Tensor* place) const {
   results.clear();
   if (instruction.kind == Instruction::Kind::kNative) {
     const ResultPlace at(place);
+    const EpilogueCache::Scope scope(cache);
     instruction.native.call(values, a.data(), results);
   } else {
     dispatch(instruction, values, results);
@@ -334,7 +335,7 @@ std::shared_ptr<Plan> Program::plan_for(const std::vector<Tensor>& inputs, std::
   for (size_t i = 0; i < inputs_.size(); ++i) values.tensors[static_cast<size_t>(inputs_[i])] = inputs[i];
   for (size_t i = 0; i < constants_.size(); ++i)
     values.tensors[static_cast<size_t>(constants_[i])] = constant_tensors_[i];
-  for (size_t i = 0; i < instructions_.size(); ++i) execute(i, values, nullptr);
+  for (size_t i = 0; i < instructions_.size(); ++i) execute(i, values);
   auto plan = std::make_shared<Plan>(*this, values);
   for (const int64_t v : outputs_) outputs.push_back(values.tensor(v));
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -358,7 +359,7 @@ std::vector<Tensor> Program::run(const std::vector<Tensor>& inputs, double* seco
     if (!plan->done_once(i)) {
       const auto& results = instructions_[i].results;
       const bool placed = results.size() == 1 && results[0] >= 0 && plan->placed(static_cast<size_t>(results[0]));
-      execute(i, values, placed ? &*values.tensors[static_cast<size_t>(results[0])] : nullptr);
+      execute(i, values, placed ? &*values.tensors[static_cast<size_t>(results[0])] : nullptr, &frame->caches[i]);
       for (const int64_t v : dies_after_[i])
         if (!plan->kept(static_cast<size_t>(v))) values.tensors[static_cast<size_t>(v)].reset();
     }

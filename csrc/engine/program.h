@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 
+#include "../ops/epilogue_params.h"
 #include "operators.h"
 
 namespace zeropoint {
@@ -27,6 +28,7 @@ struct Instruction {
 };
 
 class Plan;
+struct Frame;
 
 class Program {
  public:
@@ -48,8 +50,9 @@ class Program {
   // The plan for the shapes of these inputs. Where it has to be made first, `outputs` are those of the run it is made
   // from.
   std::shared_ptr<Plan> plan_for(const std::vector<Tensor>& inputs, std::vector<Tensor>& outputs);
-  // Runs instruction i on `values`; native results go to `place` if they fit it.
-  void execute(size_t i, Values& values, const Tensor* place) const;
+  // Runs instruction i on `values`; native results go to `place` if they fit it, what epilogues need is kept in
+  // `cache`.
+  void execute(size_t i, Values& values, const Tensor* place = nullptr, EpilogueCache* cache = nullptr) const;
   void dispatch(const Instruction&, const Values&, std::vector<Tensor>& results) const;
 
   int64_t value_count_ = 0;

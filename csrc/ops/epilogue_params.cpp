@@ -43,9 +43,17 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
                std::string(what) + ": bias must be contiguous float32 with " + std::to_string(columns) + " values");
   check_qparams(what, "x", spec.x_scale, spec.x_zero_point, spec.x_dtype);
 
+  EpilogueCache* cache = EpilogueCache::current();
+  if (cache && cache->filled) {
+    Epilogue known = cache->epilogue;
+    if (tail.residual) known.residual = bytes(*tail.residual);
+    return known;
+  }
   Epilogue e;
   const int64_t per_group = slots_per_group(h), slots = h.groups * per_group;
-  auto* init = reinterpret_cast<int32_t*>(scratch(Scratch::kEpilogue, static_cast<size_t>(slots) * 12));
+  const auto array_bytes = static_cast<size_t>(slots) * 12;
+  if (cache) cache->arrays.resize(array_bytes);
+  auto* init = reinterpret_cast<int32_t*>(cache ? cache->arrays.data() : scratch(Scratch::kEpilogue, array_bytes));
   auto* mult = reinterpret_cast<float*>(init + slots);
   auto* offset = mult + slots;
   e.init = init;
@@ -130,10 +138,15 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
                std::string(what) + ": table must be 256 contiguous 8-bit values and the output 8 bit");
     e.table = bytes(*tail.table);
     if (e.out_xor) {
-      static thread_local uint8_t flipped[256];
+      static thread_local uint8_t own[256];
+      uint8_t* flipped = cache ? cache->table : own;
       for (int i = 0; i < 256; ++i) flipped[i ^ 0x80] = e.table[i] ^ 0x80;
       e.table = flipped;
     }
+  }
+  if (cache) {
+    cache->epilogue = e;
+    cache->filled = true;
   }
   return e;
 }

@@ -25,6 +25,29 @@ struct TailSpec {
   OptionalTensor table;
 };
 
+// Remembers an epilogue between calls that differ in the residual's place alone: the engine keeps one for each
+// instruction of a frame, so that the arrays are filled once.
+class EpilogueCache {
+ public:
+  // While it lives, make_epilogue on this thread reads and fills `cache`.
+  class Scope {
+   public:
+    explicit Scope(EpilogueCache* cache) { current() = cache; }
+    ~Scope() { current() = nullptr; }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+  };
+  static EpilogueCache*& current() {
+    static thread_local EpilogueCache* cache = nullptr;
+    return cache;
+  }
+
+  bool filled = false;
+  Epilogue epilogue;
+  std::vector<uint8_t> arrays;
+  uint8_t table[256] = {};
+};
+
 // Fills `e` for all groups; arrays live in the calling thread's scratch until its next operator. Group g
 // begins at slot g * slots_per_group(h).
 int64_t slots_per_group(const PackedHeader& h);
