@@ -189,9 +189,16 @@ Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
     p.weight = bytes(packed) + h.data_offset;
     p.out = out.data_ptr();
     p.epilogue = epilogue;
+    const TableAfter after(p.epilogue, p.out);
     const size_t scratch_bytes = kernel.depthwise_scratch(p);
-    parallel(batch * g.out_h, g.out_w * channels * kernel_h * kernel_w / 8, [&](int64_t begin, int64_t end) {
-      kernel.depthwise(p, begin, end, scratch(Scratch::kWorker, scratch_bytes));
+    const int64_t row_bytes = g.out_w * channels;
+    const int64_t step = after.table ? std::max<int64_t>(1, 24576 / row_bytes) : batch * g.out_h;
+    parallel(batch * g.out_h, row_bytes * kernel_h * kernel_w / 8, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; row += step) {
+        const int64_t last = std::min(end, row + step);
+        kernel.depthwise(p, row, last, scratch(Scratch::kWorker, scratch_bytes));
+        after(kernel, row * row_bytes, last * row_bytes);
+      }
     });
     return out;
   }

@@ -1,4 +1,6 @@
 // zeropoint::add, mul and lookup on 8-bit tensors.
+#include <cstring>
+
 #include "../engine/operators.h"
 #include "../kernels/dispatch.h"
 #include "epilogue_params.h"
@@ -44,14 +46,22 @@ Tensor run_binary(const char* what, BinaryKernel kernel, Tensor a, Tensor b, Bin
   p.hi = static_cast<uint8_t>(to_u8_domain(quant_max, dtype));
   const int64_t n = a.numel();
   if (by_channel) {
+    // The channels' values are repeated, so that the kernel has long rows.
     const int64_t channels = sizes[1], pixels = sizes[2] * sizes[3];
-    parallel(sizes[0] * pixels, channels, [&](int64_t begin, int64_t end) {
+    const int64_t run = std::min<int64_t>(pixels, std::max<int64_t>(1, 4096 / std::max<int64_t>(channels, 1)));
+    const int64_t runs = (pixels + run - 1) / run;
+    parallel(sizes[0] * runs, run * channels, [&](int64_t begin, int64_t end) {
+      uint8_t* repeated = scratch(Scratch::kWorker, static_cast<size_t>(run * channels));
       BinaryParams part = p;
-      for (int64_t pixel = begin; pixel < end; ++pixel) {
-        part.a = p.a + pixel * channels;
-        part.b = p.b + pixel / pixels * channels;
-        part.out = p.out + pixel * channels;
-        kernel(part, channels);
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t image = item / runs, first = item % runs * run;
+        if (item == begin || first == 0)
+          for (int64_t i = 0; i < run; ++i)
+            std::memcpy(repeated + i * channels, p.b + image * channels, static_cast<size_t>(channels));
+        part.a = p.a + (image * pixels + first) * channels;
+        part.b = repeated;
+        part.out = p.out + (image * pixels + first) * channels;
+        kernel(part, std::min(run, pixels - first) * channels);
       }
     });
     return out;

@@ -4,28 +4,44 @@
 
 namespace zeropoint {
 
-void run_igemm(const KernelTable& table, const IgemmParams& p, int64_t m) {
+void run_igemm(const KernelTable& table, const IgemmParams& product, int64_t m) {
+  IgemmParams p = product;
+  const TableAfter after(p.epilogue, p.out);
   const int64_t panel_cols = table.panel_columns(), panels = table.panels(p.n);
   const int64_t k = p.taps * p.kc;
   const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
   const size_t scratch_bytes = table.igemm_scratch(p);
+  const auto rows = [&](int64_t begin, int64_t end) {
+    uint8_t* worker = scratch(Scratch::kWorker, scratch_bytes);
+    if (!after.table) return table.igemm(p, begin, end, 0, panels, worker);
+    // Blocks that stay in the first cache, of enough rows to reuse the weights.
+    const int64_t block = std::max<int64_t>(8, 24576 / (kMaxRows * p.n)) * kMaxRows;
+    for (int64_t row = begin; row < end; row += block) {
+      const int64_t last = std::min(end, row + block);
+      table.igemm(p, row, last, 0, panels, worker);
+      if (p.out_stride == p.n)
+        after(table, row * p.n, last * p.n);
+      else
+        for (int64_t i = row; i < last; ++i) after(table, i * p.out_stride, i * p.out_stride + p.n);
+    }
+  };
   // Few rows: each thread takes panels, so that each weight is read by one thread only. Many rows, or panels
   // that cannot be shared evenly: each thread takes rows, so that each activation is read by one thread only.
   const bool by_panels = m <= kMaxRows || (m < 8 * threads * kMaxRows && panels % threads == 0);
   if (threads == 1) {
-    table.igemm(p, 0, m, 0, panels, scratch(Scratch::kWorker, scratch_bytes));
+    rows(0, m);
   } else if (by_panels) {
     // Few rows are bound by reading the panels, not by multiplying.
     parallel(panels, std::max<int64_t>(m, 2) * k * panel_cols / 32, [&](int64_t begin, int64_t end) {
       table.igemm(p, 0, m, begin, end, scratch(Scratch::kWorker, scratch_bytes));
+      for (int64_t i = 0; i < m; ++i)
+        after(table, i * p.out_stride + begin * panel_cols, i * p.out_stride + std::min(p.n, end * panel_cols));
     });
   } else {
     // Whole register tiles, about equal shares.
     const int64_t tiles = (m + kMaxRows - 1) / kMaxRows;
-    parallel(tiles, kMaxRows * k * p.n / 32, [&](int64_t begin, int64_t end) {
-      table.igemm(p, begin * kMaxRows, std::min(m, end * kMaxRows), 0, panels,
-                  scratch(Scratch::kWorker, scratch_bytes));
-    });
+    parallel(tiles, kMaxRows * k * p.n / 32,
+             [&](int64_t begin, int64_t end) { rows(begin * kMaxRows, std::min(m, end * kMaxRows)); });
   }
 }
 

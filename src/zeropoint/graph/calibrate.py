@@ -16,6 +16,27 @@ from zeropoint.tensor import QDtype, qint8, quint8
 __all__ = ["Calibration"]
 
 
+aten = torch.ops.aten
+
+# Beyond these a function is level to within what 8 bits tell apart; 255 steps are better spent between.
+_LEVEL = {
+    aten.hardswish.default: (-3.0, None),
+    aten.hardsigmoid.default: (-3.0, 3.0),
+    aten.gelu.default: (-4.0, None),
+    aten.silu.default: (-8.0, None),
+    aten.mish.default: (-8.0, None),
+    aten.elu.default: (-6.0, None),
+    aten.sigmoid.default: (-8.0, 8.0),
+    aten.tanh.default: (-5.0, 5.0),
+}
+
+
+def useful_range(node: fx.Node) -> tuple[float | None, float | None] | None:
+    """The part of a value's range that its only user, a function that is level outside, can tell apart."""
+    users = list(node.users)
+    return _LEVEL.get(users[0].target) if len(users) == 1 else None
+
+
 class Calibration(fx.Interpreter):
     """Observers of a graph's values; calling it runs the graph in float and lets them see.
 
@@ -28,6 +49,7 @@ class Calibration(fx.Interpreter):
         self.batches = 0
         self.observers: dict[fx.Node, Any] = {}
         self._observer_of: dict[fx.Node, Any] = {}
+        self._useful = {n: useful_range(n) for n in annotation.observed() if useful_range(n) is not None}
         for node in annotation.observed():
             key = annotation.representative(node)
             if key not in self.observers:
@@ -45,7 +67,7 @@ class Calibration(fx.Interpreter):
         value = super().run_node(n)
         observer = self._observer_of.get(n)
         if observer is not None:
-            observer(value.float())
+            observer(value.float().clamp(*self._useful[n]) if n in self._useful else value.float())
         return value
 
     def feed(self, batches: Iterable[list[torch.Tensor]]) -> None:
