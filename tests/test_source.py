@@ -54,6 +54,8 @@ FLOORS = [
     ["tensor"],
     ["nn"],
     ["quantization", "ns"],
+    ["engine"],
+    ["graph"],
     ["analysis", "recipe", "compat"],
     ["cli"],
 ]

@@ -279,7 +279,9 @@ class Generator:
         batch, heads, m, t = self.one(1, 2), self.one(1, 3), self.one(1, 7, 49, 60), self.one(1, 5, 17, 65, 130)
         d, e = self.one(1, 6, 16, 64), self.one(1, 6, 16, 64, 70)
         q, k, v = (self.integers((batch, r, heads, c), self.byte_dtype()) for r, c in ((m, d), (t, d), (t, e)))
-        q, k, v = (x.transpose(1, 2) if self.chance(0.6) else x.reshape(batch, heads, *x.shape[1::2]) for x in (q, k, v))
+        q, k, v = (
+            x.transpose(1, 2) if self.chance(0.6) else x.reshape(batch, heads, *x.shape[1::2]) for x in (q, k, v)
+        )
         dtype = self.byte_dtype()
         arguments: tuple[Any, ...] = ()
         for tensor, scale in ((q, self.one(0.02, 0.3)), (k, self.one(0.02, 0.001)), (v, 0.05)):

@@ -64,9 +64,7 @@ def _to_onnx(model: nn.Module, example: tuple[Any, ...], path: Path) -> list[str
     names = [f"x{i}" for i in range(len(example))]
     buffer = io.BytesIO()
     batch = {name: {0: "batch"} for name in names}
-    torch.onnx.export(
-        model, example, buffer, dynamo=False, opset_version=17, input_names=names, dynamic_axes=batch
-    )
+    torch.onnx.export(model, example, buffer, dynamo=False, opset_version=17, input_names=names, dynamic_axes=batch)
     path.write_bytes(buffer.getvalue())
     return names
 
@@ -90,7 +88,12 @@ def _onnxruntime(recipe: Recipe, model: nn.Module, example: tuple[Any, ...], thr
 
         quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
         quantize_static(
-            str(ready), str(target), Reader(), per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8
+            str(ready),
+            str(target),
+            Reader(),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
         )
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads

@@ -276,7 +276,9 @@ def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
 
 
 def _is_operator(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) or (node.target is operator.getitem and _value(node) is not None)
+    return isinstance(node.target, torch._ops.OpOverload) or (
+        node.target is operator.getitem and _value(node) is not None
+    )
 
 
 def annotate(module: fx.GraphModule, mapping: QConfigMapping) -> Annotation:

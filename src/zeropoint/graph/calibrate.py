@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from zeropoint.errors import QuantizationError, UncalibratedError
-from zeropoint.graph.annotate import Annotation
+from zeropoint.graph.annotate import Annotation, Form
 from zeropoint.nn.quantized.modules.weighted import observer_qparams
 from zeropoint.tensor import QDtype, qint8, quint8
 
@@ -49,6 +49,12 @@ class Calibration(fx.Interpreter):
         self.batches = 0
         self.observers: dict[fx.Node, Any] = {}
         self._observer_of: dict[fx.Node, Any] = {}
+        self.channel_sums: dict[fx.Node, tuple[torch.Tensor, int]] = {}
+        self._layer_inputs = {
+            inputs[0]: -1 if node.target is aten.linear.default else 1
+            for node, inputs in annotation.inputs.items()
+            if annotation.forms[node] is Form.LAYER
+        }
         self._useful = {n: useful_range(n) for n in annotation.observed() if useful_range(n) is not None}
         for node in annotation.observed():
             key = annotation.representative(node)
@@ -65,10 +71,22 @@ class Calibration(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and shows its value to its observer."""
         value = super().run_node(n)
+        if n in self._layer_inputs:
+            self._add_channels(n, value)
         observer = self._observer_of.get(n)
         if observer is not None:
             observer(value.float().clamp(*self._useful[n]) if n in self._useful else value.float())
         return value
+
+    def _add_channels(self, node: fx.Node, value: torch.Tensor) -> None:
+        channels = value.float().movedim(self._layer_inputs[node], 0).flatten(1)
+        total, count = self.channel_sums.get(node, (torch.zeros(channels.shape[0], dtype=torch.float64), 0))
+        self.channel_sums[node] = (total + channels.sum(1, dtype=torch.float64), count + channels.shape[1])
+
+    def channel_means(self, node: fx.Node) -> torch.Tensor:
+        """Mean over the calibration inputs of each channel of a layer's input, float64."""
+        total, count = self.channel_sums[node]
+        return total / max(count, 1)
 
     def feed(self, batches: Iterable[list[torch.Tensor]]) -> None:
         """Runs flat inputs through the graph."""

@@ -69,10 +69,11 @@ class GraphCalibration:
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen so far, to be resumed by :meth:`load_state_dict` of another one of the same model."""
-        observers = self.calibration.observers
+        calibration = self.calibration
         return {
-            "batches": self.calibration.batches,
-            "observers": {n.name: o.state_dict() for n, o in observers.items()},
+            "batches": calibration.batches,
+            "observers": {n.name: o.state_dict() for n, o in calibration.observers.items()},
+            "channels": {n.name: value for n, value in calibration.channel_sums.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -87,6 +88,8 @@ class GraphCalibration:
         for name, observer in observers.items():
             observer.load_state_dict(state["observers"][name])
         self.calibration.batches = state["batches"]
+        by_name = {n.name: n for n in self.captured.graph_module.graph.nodes}
+        self.calibration.channel_sums = {by_name[name]: value for name, value in state["channels"].items()}
 
     def convert(self) -> ProgramModule:
         """The int8 program, with the ranges seen so far.

@@ -141,8 +141,8 @@ class Lowering:
         result, self._current = result or node, node
         x = self.as_int8(node.args[0])
         weight = self._weight(node, a["weight"])
-        bias = constant_of(self.module, a["bias"])
         data, w_scale, w_zero_point = weight
+        bias = self._corrected_bias(node, a, data, w_scale, w_zero_point)
         convolution = node.target is not aten.linear.default
         if node.target is aten.conv1d.default:
             data = data.unsqueeze(2)
@@ -193,6 +193,26 @@ class Lowering:
         else:
             scale, zero_point = torch.tensor([q.q_scale()], dtype=torch.float32), torch.tensor([q.q_zero_point()])
         return data, scale.contiguous(), zero_point.contiguous() if bool(zero_point.any()) else None
+
+    def _corrected_bias(
+        self, node: fx.Node, a: dict[str, Any], data: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The bias, plus what rounding the weight takes from the mean of each output channel.
+
+        Bias correction (Nagel et al., 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction") with
+        the means of the calibration inputs; padding is taken to have the mean of the rest.
+        """
+        weight = constant_of(self.module, a["weight"])
+        assert weight is not None
+        spread = lambda t: t.double().reshape(-1, *[1] * (weight.dim() - 1))
+        rounded = (data.double() - (0 if zero_point is None else spread(zero_point))) * spread(scale)
+        lost = (weight.double() - rounded).flatten(2).sum(2) if weight.dim() > 2 else weight.double() - rounded
+        means = self.calibration.channel_means(node.args[0])
+        groups = a.get("groups", 1)
+        by_group = means.reshape(groups, 1, -1).expand(-1, lost.shape[0] // groups, -1).flatten(0, 1)
+        bias = constant_of(self.module, a["bias"])
+        correction = (lost * by_group).sum(1)
+        return (correction if bias is None else bias.double() + correction).float()
 
     def _table(self, node: fx.Node) -> None:
         found = unary_function(self.module, node)
