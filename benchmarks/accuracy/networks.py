@@ -5,7 +5,8 @@
 SUITE is a folder with one file per network that defines ``load() -> (module, example arguments)``,
 ``calib() -> list of arguments`` and ``score(model) -> dict``. Modes: ``dynamic`` (Linear and recurrent layers per
 row), ``dynamic-group`` (ranges per row and 128 inputs), ``dynamic-tensor`` (one range per tensor, as torch), ``weights-4``
-and ``weights-8`` (Linear weights of 4 or 8 bits in groups of 32, float activations), ``static`` (zeropoint.quantize).
+and ``weights-8`` (Linear weights of 4 or 8 bits in groups of 32, float activations), ``static`` (zeropoint.quantize, a
+program), ``static-modules`` (module by module) and ``dynamic-program`` (zeropoint.quantize(dynamic=True) with an example).
 """
 
 from __future__ import annotations
@@ -40,14 +41,17 @@ def dynamic(model: nn.Module, mode: str) -> nn.Module:
 def stacks(network: Any, model: nn.Module, example: Any, mode: str, with_torch_ao: bool) -> dict[str, Any]:
     """What to score: title to a function that makes the model."""
     rows: dict[str, Any] = {"float": lambda: model}
-    if mode == "static":
-        rows["zeropoint static"] = lambda: zp.quantize(model, network.calib())
+    if mode.startswith("static"):
+        rows[f"zeropoint {mode}"] = lambda: zp.quantize(model, network.calib(), eager=mode == "static-modules")
         theirs = (
             "torch.ao FX static",
             lambda: importlib.import_module("common").ao_static(model, example, network.calib()),
         )
     else:
-        rows[f"zeropoint {mode}"] = lambda: dynamic(model, mode)
+        program = mode == "dynamic-program"
+        rows[f"zeropoint {mode}"] = lambda: (
+            zp.quantize(model, dynamic=True, example=example) if program else dynamic(model, mode)
+        )
         theirs = ("torch.ao dynamic", lambda: importlib.import_module("common").ao_dynamic(model))
     if with_torch_ao:
         rows[theirs[0]] = theirs[1]

@@ -69,8 +69,10 @@ template <class V>
 inline void store_pixel(const DepthwiseParams& p, typename V::I32 (&acc)[1][4], int64_t pixel, int64_t channel,
                         int count) {
   const int64_t offset = pixel * p.channels + channel;
-  if (p.epilogue.output == Epilogue::Output::kU8 && !p.epilogue.residual) {
-    store_u8<V, 1, 4>(p.epilogue, acc, channel, static_cast<uint8_t*>(p.out) + offset, 0, count);
+  const Epilogue& e = p.epilogue;
+  if (e.output == Epilogue::Output::kU8) {
+    store_u8<V, 1, 4>(e, acc, channel, static_cast<uint8_t*>(p.out) + offset, 0, count,
+                      e.residual ? e.residual + pixel * e.residual_stride + channel : nullptr);
   } else {
     alignas(64) int32_t spilled[4 * V::kLanes];
 #pragma GCC unroll 8
@@ -134,8 +136,9 @@ template <class V, int Stride>
 #pragma GCC unroll 4
       for (int t = 0; t < 3; ++t) acc[0][v] = V::dot_mixed(acc[0][v], window[t][v], held[t][v]);
     }
-    store_u8<V, 1, 4>(p.epilogue, acc, channel, static_cast<uint8_t*>(p.out) + (first + pixel) * p.channels + channel,
-                      0, count);
+    const Epilogue& e = p.epilogue;
+    store_u8<V, 1, 4>(e, acc, channel, static_cast<uint8_t*>(p.out) + (first + pixel) * p.channels + channel, 0, count,
+                      nullptr);
   }
 }
 

@@ -23,9 +23,24 @@ inline typename V::I32 rounded(typename V::F32 x) {
   return V::round_i32(V::min(x, V::set_f32(2097152.0f)));
 }
 
+// The sum with the residual. Through bytes and back: it sees what an unfused layer would have stored.
+template <class V, int NV>
+inline typename V::U8 with_residual(const Epilogue& e, typename V::U8 bytes, const uint8_t* residual, int cols) {
+  typename V::I32 q[NV], r[NV];
+  V::template widen_bytes<NV>(bytes, q);
+  V::template widen_bytes<NV>(V::flip(V::template load_u8<NV>(residual, cols), e.residual_xor), r);
+  const typename V::I32 qz = V::set_i32(e.zero_point), rz = V::set_i32(e.residual_zero_point);
+  const typename V::F32 qm = V::set_f32(e.sum_mult), rm = V::set_f32(e.residual_mult);
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; ++v)
+    q[v] = rounded<V>(V::add(V::mul(V::to_f32(V::sub_i32(q[v], qz)), qm), V::mul(V::to_f32(V::sub_i32(r[v], rz)), rm)));
+  return V::template narrow<NV>(q, e.sum_zero_point, e.sum_lo, e.sum_hi);
+}
+
+// `residual`: that of the tile's first row and column, or null.
 template <class V, int MR, int NV>
 inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t slot, uint8_t* out, int64_t out_stride,
-                     int cols) {
+                     int cols, const uint8_t* residual) {
   typename V::F32 mult[NV], bias[NV];
 #pragma GCC unroll 8
   for (int v = 0; v < NV; ++v) {
@@ -33,7 +48,7 @@ inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t 
     bias[v] = V::load_f32(e.bias + slot + v * V::kLanes);
   }
   if constexpr (NV == 2 && MR % 2 == 0 && V::kPairs) {
-    if (cols == 2 * V::kLanes) {  // two rows of half a register each share what follows
+    if (cols == 2 * V::kLanes && !residual) {  // two rows of half a register each share what follows
 #pragma GCC unroll 4
       for (int r = 0; r < MR; r += 2) {
         typename V::I32 q[4];
@@ -53,6 +68,7 @@ inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t 
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) q[v] = rounded<V>(V::add(V::mul(V::to_f32(acc[r][v]), mult[v]), bias[v]));
     typename V::U8 bytes = V::template narrow<NV>(q, e.zero_point, e.lo, e.hi);
+    if (residual) bytes = with_residual<V, NV>(e, bytes, residual + r * e.residual_stride, cols);
     if (e.table) bytes = V::lookup(bytes, e.table);
     V::template store_u8<NV>(out + r * out_stride, V::flip(bytes, e.out_xor), cols);
   }
@@ -92,28 +108,10 @@ inline void store_ordered(const Epilogue& e, typename V::I32 (&acc)[MR][4], void
   }
 }
 
-// The other outputs, one row at a time from accumulators spilled to memory.
+// int32 and float outputs of part panels, one row at a time from accumulators spilled to memory.
 template <class V, int NV>
 inline void store_general(const Epilogue& e, const int32_t* acc, int64_t slot, void* out, int64_t offset, int64_t m,
                           int64_t col, int cols) {
-  if (e.output == Epilogue::Output::kU8) {
-    typename V::I32 q[NV], r[NV];
-    for (int v = 0; v < NV; ++v)
-      q[v] = rounded<V>(scaled<V>(e, V::load_i32(acc + v * V::kLanes), slot + v * V::kLanes));
-    // Through bytes and back: the sum sees what an unfused convolution would have stored.
-    V::template widen_bytes<NV>(V::template narrow<NV>(q, e.zero_point, e.lo, e.hi), q);
-    V::template widen_bytes<NV>(
-        V::flip(V::template load_u8<NV>(e.residual + m * e.residual_stride + col, cols), e.residual_xor), r);
-    const typename V::I32 qz = V::set_i32(e.zero_point), rz = V::set_i32(e.residual_zero_point);
-    const typename V::F32 qm = V::set_f32(e.sum_mult), rm = V::set_f32(e.residual_mult);
-    for (int v = 0; v < NV; ++v)
-      q[v] =
-          rounded<V>(V::add(V::mul(V::to_f32(V::sub_i32(q[v], qz)), qm), V::mul(V::to_f32(V::sub_i32(r[v], rz)), rm)));
-    typename V::U8 bytes = V::template narrow<NV>(q, e.sum_zero_point, e.sum_lo, e.sum_hi);
-    if (e.table) bytes = V::lookup(bytes, e.table);
-    V::template store_u8<NV>(static_cast<uint8_t*>(out) + offset, V::flip(bytes, e.out_xor), cols);
-    return;
-  }
   alignas(64) int32_t ordered[NV * V::kLanes];
   alignas(64) float values[V::kLanes];
   for (int v = 0; v < NV; ++v) {

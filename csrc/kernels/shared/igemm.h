@@ -130,8 +130,9 @@ void tile(const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, in
   const int64_t left = p.n - col;
   const int cols = left < NV * V::kLanes ? static_cast<int>(left) : NV * V::kLanes;
   const Epilogue& e = p.epilogue;
-  if (e.output == Epilogue::Output::kU8 && !e.residual) {
-    store_u8<V, MR, NV>(e, acc, slot, static_cast<uint8_t*>(p.out) + m * p.out_stride + col, p.out_stride, cols);
+  if (e.output == Epilogue::Output::kU8) {
+    store_u8<V, MR, NV>(e, acc, slot, static_cast<uint8_t*>(p.out) + m * p.out_stride + col, p.out_stride, cols,
+                        e.residual ? e.residual + m * e.residual_stride + col : nullptr);
     return;
   }
   if constexpr (V::kOrders && NV == 4) {

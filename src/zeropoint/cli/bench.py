@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import logging
 import random
 import statistics
@@ -62,10 +61,8 @@ def _zeropoint(recipe: Recipe, model: nn.Module, example: tuple[Any, ...], threa
 def _to_onnx(model: nn.Module, example: tuple[Any, ...], path: Path) -> list[str]:
     """Writes an ONNX file; the names of its inputs."""
     names = [f"x{i}" for i in range(len(example))]
-    buffer = io.BytesIO()
     batch = {name: {0: "batch"} for name in names}
-    torch.onnx.export(model, example, buffer, dynamo=False, opset_version=17, input_names=names, dynamic_axes=batch)
-    path.write_bytes(buffer.getvalue())
+    torch.onnx.export(model, example, str(path), dynamo=False, opset_version=17, input_names=names, dynamic_axes=batch)
     return names
 
 

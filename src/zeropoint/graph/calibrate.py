@@ -19,7 +19,7 @@ __all__ = ["Calibration"]
 aten = torch.ops.aten
 
 # Beyond these a function is level to within what 8 bits tell apart; 255 steps are better spent between.
-_LEVEL = {
+_LEVEL: dict[Any, tuple[float | None, float | None]] = {
     aten.hardswish.default: (-3.0, None),
     aten.hardsigmoid.default: (-3.0, 3.0),
     aten.gelu.default: (-4.0, None),
@@ -55,7 +55,8 @@ class Calibration(fx.Interpreter):
             for node, inputs in annotation.inputs.items()
             if annotation.forms[node] is Form.LAYER
         }
-        self._useful = {n: useful_range(n) for n in annotation.observed() if useful_range(n) is not None}
+        ranges = {n: useful_range(n) for n in annotation.observed()}
+        self._useful = {n: found for n, found in ranges.items() if found is not None}
         for node in annotation.observed():
             key = annotation.representative(node)
             if key not in self.observers:
@@ -75,7 +76,8 @@ class Calibration(fx.Interpreter):
             self._add_channels(n, value)
         observer = self._observer_of.get(n)
         if observer is not None:
-            observer(value.float().clamp(*self._useful[n]) if n in self._useful else value.float())
+            low, high = self._useful.get(n, (None, None))
+            observer(value.float() if low is None else value.float().clamp(low, high))
         return value
 
     def _add_channels(self, node: fx.Node, value: torch.Tensor) -> None:

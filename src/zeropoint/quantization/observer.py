@@ -203,9 +203,9 @@ def _observable(x_orig: torch.Tensor) -> torch.Tensor:
 
 def _finite(x: torch.Tensor) -> torch.Tensor:
     """x without NaN and inf (flattened then), with a warning if there were any."""
+    if x.numel() == 0 or all(bool(torch.isfinite(bound)) for bound in torch.aminmax(x)):
+        return x  # NaN and inf come out of the range: one pass instead of five
     finite = torch.isfinite(x)
-    if bool(finite.all()):
-        return x
     warnings.warn(
         "NaN or inf detected in an observed tensor; these values are left out of the statistics", stacklevel=3
     )
