@@ -46,7 +46,9 @@ Tensor conv2d_pack(Tensor weight, OptionalTensor zero_point, std::vector<int64_t
   }
   const PackedHeader header = plan_pack(v, conv_kind(groups, weight.size(0), v.channels, dilation[1]), kernels());
   Tensor blob = empty_contiguous({header.total_bytes}, ScalarType::Byte);
-  pack_weights(v, header, bytes(blob));
+  start_pack(header, bytes(blob));
+  parallel(v.groups * v.n, v.channels * v.kernel_h * v.kernel_w,
+           [&](int64_t begin, int64_t end) { pack_weights(v, header, bytes(blob), begin, end); });
   return blob;
 }
 

@@ -25,20 +25,51 @@ int32_t part_of(int32_t w, int64_t repeat) {
 }
 
 template <class F>
-void for_each_weight(const WeightView& w, const F& f) {
-  for (int64_t n = 0; n < w.groups * w.n; ++n)
+void for_each_weight(const WeightView& w, int64_t n0, int64_t n1, const F& f) {
+  for (int64_t n = n0; n < n1; ++n)
     for (int64_t kh = 0; kh < w.kernel_h; ++kh)
       for (int64_t kw = 0; kw < w.kernel_w; ++kw)
         for (int64_t c = 0; c < w.channels; ++c) f(n, kh, kw, c, weight_at(w, n, kh, kw, c));
 }
 
-struct TapIndex {
-  int64_t tap, k;
+// Whether an output channel's weights lie side by side, in any order, and are as they are stored.
+bool plain(const WeightView& w) {
+  const int64_t spatial = w.kernel_h * w.kernel_w;
+  const bool channels_first = w.stride_w == 1 && w.stride_h == w.kernel_w && (w.channels == 1 || w.stride_c == spatial);
+  return !w.zero_point && (channels_first || (spatial == 1 && w.stride_c == 1));
+}
+
+struct Extremes {
+  int32_t lowest = 0, highest = 0;
+  int64_t sum = 0;  // of magnitudes
 };
 
-TapIndex tap_of(const PackedHeader& h, const WeightView& w, int64_t kh, int64_t kw, int64_t c) {
-  if (h.kind == PackKind::kMergedRows) return {kh, kw * w.channels + c};
-  return {kh * w.kernel_w + kw, c};
+Extremes extremes_of(const WeightView& w, int64_t n) {
+  Extremes found;
+  if (plain(w)) {
+    const int8_t* data = w.data + n * w.stride_n;
+    const int64_t count = w.channels * w.kernel_h * w.kernel_w;
+    int8_t lowest = 0, highest = 0;
+    for (int64_t first = 0; first < count; first += 1 << 20) {  // 2^20 * 128 < 2^31
+      const int64_t end = std::min(count, first + (int64_t{1} << 20));
+      int32_t sum = 0;
+      for (int64_t i = first; i < end; ++i) {
+        lowest = std::min(lowest, data[i]);
+        highest = std::max(highest, data[i]);
+        sum += data[i] < 0 ? -data[i] : data[i];
+      }
+      found.sum += sum;
+    }
+    found.lowest = lowest;
+    found.highest = highest;
+    return found;
+  }
+  for_each_weight(w, n, n + 1, [&](int64_t, int64_t, int64_t, int64_t, int32_t value) {
+    found.lowest = std::min(found.lowest, value);
+    found.highest = std::max(found.highest, value);
+    found.sum += value < 0 ? -value : value;
+  });
+  return found;
 }
 
 void put(uint8_t* data, int64_t element_bytes, int64_t index, int32_t value) {
@@ -50,7 +81,8 @@ void put(uint8_t* data, int64_t element_bytes, int64_t index, int32_t value) {
   }
 }
 
-void put_gemm(const WeightView& w, const PackedHeader& h, uint8_t* data, int64_t n, TapIndex at, int32_t value) {
+// One output channel of a GEMM's panels; gives the sum of its weights.
+int32_t pack_column(const WeightView& w, const PackedHeader& h, uint8_t* data, int64_t n) {
   const int64_t group = n / w.n, column = n % w.n;
   const int64_t element = 4 / h.k_per_lane, k_groups = ceil_div(h.kc, h.k_per_lane);
   const int64_t panel_cols = static_cast<int64_t>(h.lanes) * h.panel_vectors;
@@ -58,11 +90,24 @@ void put_gemm(const WeightView& w, const PackedHeader& h, uint8_t* data, int64_t
   const int64_t vectors = vectors_of_panel(h.n - panel * panel_cols, h.lanes, h.panel_vectors);
   const int64_t lane = in_panel / (4 * vectors) * 4 + in_panel % 4, vector = in_panel % (4 * vectors) / 4;
   uint8_t* base = data + group * h.group_bytes + panel * h.unique_taps * h.repeats * k_groups * panel_cols * 4;
-  for (int64_t repeat = 0; repeat < h.repeats; ++repeat) {
-    const int64_t tap = repeat * h.unique_taps + at.tap;
-    const int64_t vector_index = (tap * k_groups + at.k / h.k_per_lane) * vectors + vector;
-    put(base, element, (vector_index * h.lanes + lane) * h.k_per_lane + at.k % h.k_per_lane, part_of(value, repeat));
-  }
+  const int64_t step = vectors * h.lanes * h.k_per_lane;  // elements between groups of K
+  const int64_t first = (vector * h.lanes + lane) * h.k_per_lane;
+  const bool merged = h.kind == PackKind::kMergedRows;
+  int32_t sum = 0;
+  for (int64_t kh = 0; kh < w.kernel_h; ++kh)
+    for (int64_t kw = 0; kw < w.kernel_w; ++kw) {
+      const int64_t tap = merged ? kh : kh * w.kernel_w + kw;
+      int64_t k = merged ? kw * w.channels : 0;
+      for (int64_t c = 0; c < w.channels; ++c, ++k) {
+        const int32_t value = weight_at(w, n, kh, kw, c);
+        sum += value;
+        for (int64_t repeat = 0; repeat < h.repeats; ++repeat) {
+          const int64_t at = ((repeat * h.unique_taps + tap) * k_groups + k / h.k_per_lane) * step + first;
+          put(base, element, at + k % h.k_per_lane, h.repeats == 1 ? value : part_of(value, repeat));
+        }
+      }
+    }
+  return sum;
 }
 
 void put_depthwise(const PackedHeader& h, uint8_t* data, int64_t channel, int64_t kh, int64_t kw, int32_t value) {
@@ -88,20 +133,16 @@ void put_depthwise(const PackedHeader& h, uint8_t* data, int64_t channel, int64_
 
 PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& table) {
   int32_t lowest = 0, highest = 0;
-  int64_t worst = 0, column = -1, sum = 0, worst_column = 0;
-  for_each_weight(w, [&](int64_t n, int64_t, int64_t, int64_t, int32_t value) {
-    if (n != column) {
-      column = n;
-      sum = 0;
-    }
-    sum += value < 0 ? -value : value;
-    if (sum > worst) {
-      worst = sum;
+  int64_t worst = 0, worst_column = 0;
+  for (int64_t n = 0; n < w.groups * w.n; ++n) {
+    const Extremes found = extremes_of(w, n);
+    lowest = std::min(lowest, found.lowest);
+    highest = std::max(highest, found.highest);
+    if (found.sum > worst) {
+      worst = found.sum;
       worst_column = n;
     }
-    lowest = std::min(lowest, value);
-    highest = std::max(highest, value);
-  });
+  }
   if (worst * 255 > std::numeric_limits<int32_t>::max())
     throw std::invalid_argument("pack weight: output channel " + std::to_string(worst_column) +
                                 " has sum |w| = " + std::to_string(worst) +
@@ -137,17 +178,21 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
   return h;
 }
 
-void pack_weights(const WeightView& w, const PackedHeader& h, uint8_t* blob) {
+void start_pack(const PackedHeader& h, uint8_t* blob) {
   std::memset(blob, 0, static_cast<size_t>(h.total_bytes));
   std::memcpy(blob, &h, sizeof h);
+}
+
+void pack_weights(const WeightView& w, const PackedHeader& h, uint8_t* blob, int64_t n0, int64_t n1) {
   auto* sums = reinterpret_cast<int32_t*>(blob + sizeof h);
   uint8_t* data = blob + h.data_offset;
-  for_each_weight(w, [&](int64_t n, int64_t kh, int64_t kw, int64_t c, int32_t value) {
+  if (h.kind != PackKind::kDepthwise) {
+    for (int64_t n = n0; n < n1; ++n) sums[n] = pack_column(w, h, data, n);
+    return;
+  }
+  for_each_weight(w, n0, n1, [&](int64_t n, int64_t kh, int64_t kw, int64_t, int32_t value) {
     sums[n] += value;
-    if (h.kind == PackKind::kDepthwise)
-      put_depthwise(h, data, n, kh, kw, value);
-    else
-      put_gemm(w, h, data, n, tap_of(h, w, kh, kw, c), value);
+    put_depthwise(h, data, n, kh, kw, value);
   });
 }
 

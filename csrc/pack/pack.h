@@ -51,7 +51,9 @@ struct WeightView {
 
 // Throws std::invalid_argument if an int32 accumulator could overflow: sum |w| * 255 > 2^31 - 1.
 PackedHeader plan_pack(const WeightView&, PackKind, const KernelTable&);
-void pack_weights(const WeightView&, const PackedHeader&, uint8_t* blob);
+// Writes the header and zeros; then the output channels [n0, n1), any parts of them at the same time.
+void start_pack(const PackedHeader&, uint8_t* blob);
+void pack_weights(const WeightView&, const PackedHeader&, uint8_t* blob, int64_t n0, int64_t n1);
 // Checks magic, version, size and layout; `what` names the operation in the error.
 const PackedHeader& read_header(const uint8_t* blob, int64_t bytes, const KernelTable&, const char* what);
 

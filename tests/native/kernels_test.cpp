@@ -150,7 +150,8 @@ struct Problem {
     w.zero_point_step = 1;
     const PackedHeader h = plan_pack(w, depthwise ? PackKind::kDepthwise : PackKind::kDirect, t);
     Bytes blob(static_cast<size_t>(h.total_bytes));
-    pack_weights(w, h, blob.data());
+    start_pack(h, blob.data());
+    pack_weights(w, h, blob.data(), 0, w.groups * w.n);
     const Slots slots(h, blob.data(), x_zero_point, mult, bias, 0);
     Epilogue e;
     e.output = output;

@@ -65,6 +65,8 @@ class _Rewriter:
             scaled = self.graph.call_function(aten.mul.Tensor, (x, self.number(node, a["negative_slope"], dtype)))
             positive = self.graph.call_function(aten.gt.Tensor, (x, self.number(node, 0, dtype)))
             self.replace(node, aten.where.self, positive, x, scaled)
+        elif target is aten.full.default:
+            self.replace(node, aten.expand.default, self.number(node, a["fill_value"], dtype), a["size"])
         elif target is aten.relu6.default:
             self.replace(node, aten.clamp.Tensor, x, self.number(node, 0, dtype), self.number(node, 6, dtype))
 
