@@ -63,6 +63,13 @@ struct IgemmParams {
   int64_t n;                 // columns
   void* out;
   int64_t out_stride;  // elements between rows of the output
+  // Where padded taps add nothing (the input's zero point is byte 0), pixels may be taken in groups that share their
+  // padded taps, which are then skipped. `order`: the pixels of an image, group by group; `tiles`: where in it each
+  // register tile begins, tile_count + 1 values. The range of rows that igemm gets is then one of tiles, image after
+  // image.
+  const int32_t* order;  // null: all pixels, row after row
+  const int32_t* tiles;
+  int64_t tile_count;
   Epilogue epilogue;
 };
 

@@ -103,6 +103,59 @@ int64_t output_extent(int64_t in, int64_t kernel, int64_t stride, int64_t pad, i
   return span < 0 ? 0 : span / stride + 1;
 }
 
+// Output pixels of an image grouped by the taps that fall inside it, cut into register tiles.
+struct PixelOrder {
+  std::vector<int32_t> order, tiles;
+
+  // Classes of output positions along one dimension by their first and last tap inside; all of them inside is class 0.
+  static std::vector<int32_t> classes(int64_t out, int64_t in, int64_t kernel, int64_t stride, int64_t pad,
+                                      int64_t dilation, int32_t& count) {
+    std::vector<std::pair<int64_t, int64_t>> known = {{0, kernel}};
+    std::vector<int32_t> found;
+    for (int64_t o = 0; o < out; ++o) {
+      const int64_t start = o * stride - pad;
+      int64_t first = 0, last = kernel;
+      while (first < kernel && start + first * dilation < 0) ++first;
+      while (last > first && start + (last - 1) * dilation >= in) --last;
+      const std::pair<int64_t, int64_t> own{first, last};
+      const auto at = std::find(known.begin(), known.end(), own);
+      found.push_back(static_cast<int32_t>(at - known.begin()));
+      if (at == known.end()) known.push_back(own);
+    }
+    count = static_cast<int32_t>(known.size());
+    return found;
+  }
+
+  void fill(const ConvGeometry& g, int64_t kernel_h) {
+    int32_t rows, columns;
+    const auto by_row = classes(g.out_h, g.in_h, kernel_h, g.stride_h, g.pad_h, g.dilation_h, rows);
+    const auto by_column = classes(g.out_w, g.in_w, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w, columns);
+    constexpr size_t kFew = 3;  // smaller groups are not worth a tile: with the pixels that have all taps
+    std::vector<std::vector<int32_t>> groups(static_cast<size_t>(rows * columns));
+    for (int64_t h = 0; h < g.out_h; ++h)
+      for (int64_t w = 0; w < g.out_w; ++w)
+        groups[static_cast<size_t>(by_row[static_cast<size_t>(h)] * columns + by_column[static_cast<size_t>(w)])]
+            .push_back(static_cast<int32_t>(h * g.out_w + w));
+    for (size_t i = 1; i < groups.size(); ++i)
+      if (groups[i].size() < kFew) {
+        groups[0].insert(groups[0].end(), groups[i].begin(), groups[i].end());
+        groups[i].clear();
+      }
+    order.clear();
+    tiles.assign(1, 0);
+    for (const auto& group : groups) {
+      if (group.empty()) continue;
+      order.insert(order.end(), group.begin(), group.end());
+      const auto size = static_cast<int64_t>(group.size()), count = ceil_div(size, kMaxRows);
+      for (int64_t i = 0; i < count; ++i)
+        tiles.push_back(tiles.back() + static_cast<int32_t>(size / count + (i < size % count ? 1 : 0)));
+    }
+  }
+};
+
+// Above this many pixels the padded ones are few.
+constexpr int64_t kOrderedPixels = 1024;
+
 Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTensor, OptionalTensor bias,
               std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
               double x_scale, int64_t x_zero_point, double scale, int64_t zero_point, int64_t quant_min,
@@ -219,6 +272,16 @@ Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
   // A 1x1 kernel with stride 1 and no padding is a plain matrix product.
   const bool plain = h.unique_taps == 1 && stride[0] == 1 && stride[1] == 1 && g.pad_h == 0 && g.pad_w == 0 && !copies;
   p.conv = plain ? nullptr : &rows;
+  // Padding adds nothing where its byte is 0 and products are of uint8.
+  const bool pads = !plain && !copies && pad_value == 0 && (g.pad_h > 0 || g.pad_w > 0);
+  const bool bytes_out = epilogue.output == Epilogue::Output::kU8 && !epilogue.table;
+  if (pads && bytes_out && kernel.k_per_lane == 4 && g.out_h * g.out_w <= kOrderedPixels) {
+    static thread_local PixelOrder pixels;
+    pixels.fill(g, kernel_h);
+    p.order = pixels.order.data();
+    p.tiles = pixels.tiles.data();
+    p.tile_count = static_cast<int64_t>(pixels.tiles.size()) - 1;
+  }
   const int64_t element = dtype == ScalarType::Float || dtype == ScalarType::Int ? 4 : 1;
   for (int64_t group = 0; group < h.groups; ++group) {
     p.a = input + group * h.kc;

@@ -28,15 +28,19 @@ void run_igemm(const KernelTable& table, const IgemmParams& product, int64_t m) 
   // Few rows: each thread takes panels, so that each weight is read by one thread only. Many rows, or panels
   // that cannot be shared evenly: each thread takes rows, so that each activation is read by one thread only.
   const bool by_panels = m <= kMaxRows || (m < 8 * threads * kMaxRows && panels % threads == 0);
+  // In an order of its own, a product is cut into tiles, not rows.
+  const int64_t units = p.order ? m / (p.conv->out_h * p.conv->out_w) * p.tile_count : m;
   if (threads == 1) {
-    rows(0, m);
+    rows(0, units);
   } else if (by_panels) {
     // Few rows are bound by reading the panels, not by multiplying.
     parallel(panels, std::max<int64_t>(m, 2) * k * panel_cols / 32, [&](int64_t begin, int64_t end) {
-      table.igemm(p, 0, m, begin, end, scratch(Scratch::kWorker, scratch_bytes));
-      for (int64_t i = 0; i < m; ++i)
+      table.igemm(p, 0, units, begin, end, scratch(Scratch::kWorker, scratch_bytes));
+      for (int64_t i = 0; after.table && i < m; ++i)
         after(table, i * p.out_stride + begin * panel_cols, i * p.out_stride + std::min(p.n, end * panel_cols));
     });
+  } else if (p.order) {
+    parallel(units, kMaxRows * k * p.n / 32, rows);
   } else {
     // Whole register tiles, about equal shares.
     const int64_t tiles = (m + kMaxRows - 1) / kMaxRows;

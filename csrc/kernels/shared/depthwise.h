@@ -65,6 +65,8 @@ void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, in
   }
 }
 
+constexpr int64_t kOnlyRow = 0;
+
 template <class V>
 inline void store_pixel(const DepthwiseParams& p, typename V::I32 (&acc)[1][4], int64_t pixel, int64_t channel,
                         int count) {
@@ -72,7 +74,7 @@ inline void store_pixel(const DepthwiseParams& p, typename V::I32 (&acc)[1][4], 
   const Epilogue& e = p.epilogue;
   if (e.output == Epilogue::Output::kU8) {
     store_u8<V, 1, 4>(e, acc, channel, static_cast<uint8_t*>(p.out) + offset, 0, count,
-                      e.residual ? e.residual + pixel * e.residual_stride + channel : nullptr);
+                      e.residual ? e.residual + pixel * e.residual_stride + channel : nullptr, &kOnlyRow);
   } else {
     alignas(64) int32_t spilled[4 * V::kLanes];
 #pragma GCC unroll 8
@@ -138,7 +140,7 @@ template <class V, int Stride>
     }
     const Epilogue& e = p.epilogue;
     store_u8<V, 1, 4>(e, acc, channel, static_cast<uint8_t*>(p.out) + (first + pixel) * p.channels + channel, 0, count,
-                      nullptr);
+                      nullptr, &kOnlyRow);
   }
 }
 

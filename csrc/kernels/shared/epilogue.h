@@ -37,10 +37,10 @@ inline typename V::U8 with_residual(const Epilogue& e, typename V::U8 bytes, con
   return V::template narrow<NV>(q, e.sum_zero_point, e.sum_lo, e.sum_hi);
 }
 
-// `residual`: that of the tile's first row and column, or null.
+// `out` and `residual` (or null) are those of row 0 and the tile's first column; `places` are the rows of the tile.
 template <class V, int MR, int NV>
 inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t slot, uint8_t* out, int64_t out_stride,
-                     int cols, const uint8_t* residual) {
+                     int cols, const uint8_t* residual, const int64_t* places) {
   typename V::F32 mult[NV], bias[NV];
 #pragma GCC unroll 8
   for (int v = 0; v < NV; ++v) {
@@ -57,7 +57,7 @@ inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t 
           q[i] = rounded<V>(V::add(V::mul(V::to_f32(acc[r + i / 2][i % 2]), mult[i % 2]), bias[i % 2]));
         typename V::U8 bytes = V::template narrow<4>(q, e.zero_point, e.lo, e.hi);
         if (e.table) bytes = V::lookup(bytes, e.table);
-        V::store_pair(out + r * out_stride, out + (r + 1) * out_stride, V::flip(bytes, e.out_xor));
+        V::store_pair(out + places[r] * out_stride, out + places[r + 1] * out_stride, V::flip(bytes, e.out_xor));
       }
       return;
     }
@@ -68,9 +68,9 @@ inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t 
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) q[v] = rounded<V>(V::add(V::mul(V::to_f32(acc[r][v]), mult[v]), bias[v]));
     typename V::U8 bytes = V::template narrow<NV>(q, e.zero_point, e.lo, e.hi);
-    if (residual) bytes = with_residual<V, NV>(e, bytes, residual + r * e.residual_stride, cols);
+    if (residual) bytes = with_residual<V, NV>(e, bytes, residual + places[r] * e.residual_stride, cols);
     if (e.table) bytes = V::lookup(bytes, e.table);
-    V::template store_u8<NV>(out + r * out_stride, V::flip(bytes, e.out_xor), cols);
+    V::template store_u8<NV>(out + places[r] * out_stride, V::flip(bytes, e.out_xor), cols);
   }
 }
 

@@ -93,9 +93,19 @@ struct Tiling {
   int rows(int64_t tile) const { return base + (tile < tall ? 1 : 0); }
 };
 
+// What a register tile works on.
+struct Tile {
+  int rows;
+  int64_t m;                       // its first row; those of store_u8 are `places`
+  const int64_t* places;           // rows of the output
+  const uint8_t* const* pointers;  // [tap][row]
+  int64_t taps;
+  const int32_t* kept;  // which taps of B these are; null: all
+};
+
 template <class V, int MR, int NV>
-void tile(const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, int64_t groups, const uint8_t* b,
-          int64_t m, int64_t col) {
+void tile(const IgemmParams& p, const Tile& work, int64_t groups, const uint8_t* panel, int64_t col) {
+  const int64_t m = work.m;
   typename V::I32 acc[MR][NV];
   const int64_t slot = col;  // panel order keeps the columns of a panel together
 #pragma GCC unroll 8
@@ -110,10 +120,12 @@ void tile(const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, in
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) acc[r][v] = V::add_i32(acc[r][v], V::set_i32(p.epilogue.row_init[m + r]));
   }
-  for (int64_t t = 0; t < taps; ++t) {
+  const uint8_t* b = panel;
+  for (int64_t t = 0; t < work.taps; ++t) {
     const uint8_t* a[MR];
 #pragma GCC unroll 8
-    for (int r = 0; r < MR; ++r) a[r] = pointers[t * kMaxRows + r];
+    for (int r = 0; r < MR; ++r) a[r] = work.pointers[t * kMaxRows + r];
+    if (work.kept) b = panel + work.kept[t] * groups * NV * V::kLanes * 4;
     for (int64_t g = 0; g < groups; ++g) {
       typename V::I32 bv[NV];
 #pragma GCC unroll 8
@@ -131,8 +143,8 @@ void tile(const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, in
   const int cols = left < NV * V::kLanes ? static_cast<int>(left) : NV * V::kLanes;
   const Epilogue& e = p.epilogue;
   if (e.output == Epilogue::Output::kU8) {
-    store_u8<V, MR, NV>(e, acc, slot, static_cast<uint8_t*>(p.out) + m * p.out_stride + col, p.out_stride, cols,
-                        e.residual ? e.residual + m * e.residual_stride + col : nullptr);
+    store_u8<V, MR, NV>(e, acc, slot, static_cast<uint8_t*>(p.out) + col, p.out_stride, cols,
+                        e.residual ? e.residual + col : nullptr, work.places);
     return;
   }
   if constexpr (V::kOrders && NV == 4) {
@@ -151,64 +163,123 @@ void tile(const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, in
 }
 
 template <class V, int NV>
-void tile_rows(int rows, const IgemmParams& p, const uint8_t* const* pointers, int64_t taps, int64_t groups,
-               const uint8_t* b, int64_t m, int64_t col) {
-  switch (rows) {
+void tile_rows(const IgemmParams& p, const Tile& work, int64_t groups, const uint8_t* b, int64_t col) {
+  switch (work.rows) {
     case 1:
-      return tile<V, 1, NV>(p, pointers, taps, groups, b, m, col);
+      return tile<V, 1, NV>(p, work, groups, b, col);
     case 2:
-      return tile<V, 2, NV>(p, pointers, taps, groups, b, m, col);
+      return tile<V, 2, NV>(p, work, groups, b, col);
     case 3:
-      return tile<V, 3, NV>(p, pointers, taps, groups, b, m, col);
+      return tile<V, 3, NV>(p, work, groups, b, col);
     case 4:
-      return tile<V, 4, NV>(p, pointers, taps, groups, b, m, col);
+      return tile<V, 4, NV>(p, work, groups, b, col);
     case 5:
-      return tile<V, 5, NV>(p, pointers, taps, groups, b, m, col);
+      return tile<V, 5, NV>(p, work, groups, b, col);
     default:
-      return tile<V, 6, NV>(p, pointers, taps, groups, b, m, col);
+      return tile<V, 6, NV>(p, work, groups, b, col);
   }
 }
 
 template <class V>
-void tile_panel(int vectors, int rows, const IgemmParams& p, const uint8_t* const* pointers, int64_t taps,
-                int64_t groups, const uint8_t* b, int64_t m, int64_t col) {
+void tile_panel(int vectors, const IgemmParams& p, const Tile& work, int64_t groups, const uint8_t* b, int64_t col) {
   if constexpr (V::kPanelVectors >= 4) {
-    if (vectors == 4) return tile_rows<V, 4>(rows, p, pointers, taps, groups, b, m, col);
-    if (vectors == 3) return tile_rows<V, 3>(rows, p, pointers, taps, groups, b, m, col);
+    if (vectors == 4) return tile_rows<V, 4>(p, work, groups, b, col);
+    if (vectors == 3) return tile_rows<V, 3>(p, work, groups, b, col);
   }
-  if (vectors == 2) return tile_rows<V, 2>(rows, p, pointers, taps, groups, b, m, col);
-  return tile_rows<V, 1>(rows, p, pointers, taps, groups, b, m, col);
+  if (vectors == 2) return tile_rows<V, 2>(p, work, groups, b, col);
+  return tile_rows<V, 1>(p, work, groups, b, col);
 }
 
 constexpr int64_t kChunkTiles = 8;
 constexpr int64_t kChunkRows = kChunkTiles * kMaxRows;
 
+// Offsets, pointers and (with `order`) kept taps of a chunk; then the 16-bit copies of rows.
 template <class V>
 size_t igemm_scratch(const IgemmParams& p) {
-  size_t bytes = static_cast<size_t>((kChunkRows + 1) * p.taps) * sizeof(void*);
+  size_t bytes = static_cast<size_t>((kChunkRows + 1 + kChunkTiles) * p.taps) * sizeof(void*);
   if constexpr (V::kWidenA) bytes += static_cast<size_t>(kChunkRows * p.unique_taps * ceil_div(p.kc, 2)) * 4 + 64;
   return bytes;
 }
 
+// All panels of a chunk of tiles.
+template <class V>
+void multiply_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int64_t groups, int64_t panel0,
+                    int64_t panel1) {
+  const int64_t panel_cols = V::kPanelVectors * V::kLanes, panel_bytes = p.taps * groups * panel_cols * 4;
+  for (int64_t panel = panel0; panel < panel1; ++panel) {
+    const int64_t col = panel * panel_cols, left = p.n - col;
+    const int vectors = left >= panel_cols ? V::kPanelVectors : static_cast<int>(ceil_div(left, V::kLanes));
+    for (int64_t i = 0; i < count; ++i) tile_panel<V>(vectors, p, tiles[i], groups, p.b + panel * panel_bytes, col);
+  }
+}
+
+// Drops the taps that are padding for all rows of a tile: moves the pointers of the others together, lists them in
+// `kept`.
+inline int64_t keep_taps(const IgemmParams& p, int rows, const uint8_t** pointers, int32_t* kept) {
+  int64_t count = 0;
+  for (int64_t t = 0; t < p.taps; ++t) {
+    bool inside = false;
+    for (int r = 0; r < rows; ++r) inside = inside || pointers[t * kMaxRows + r] != p.pad_row;
+    if (!inside) continue;
+    for (int r = 0; r < rows; ++r) pointers[count * kMaxRows + r] = pointers[t * kMaxRows + r];
+    kept[count++] = static_cast<int32_t>(t);
+  }
+  return count;
+}
+
+// The tiles [tile0, tile1) of p.order, which there is where A is not widened.
+template <class V>
+void igemm_ordered(const IgemmParams& p, int64_t tile0, int64_t tile1, int64_t panel0, int64_t panel1,
+                   uint8_t* scratch) {
+  const ConvGeometry& g = *p.conv;
+  const int64_t groups = ceil_div(p.kc, 4), area = g.out_h * g.out_w;
+  auto* offsets = reinterpret_cast<int64_t*>(scratch);
+  auto* pointers = reinterpret_cast<const uint8_t**>(scratch + p.taps * sizeof(int64_t));
+  auto* kept = reinterpret_cast<int32_t*>(scratch + (kChunkRows + 1) * p.taps * sizeof(void*));
+  tap_offsets(p, offsets);
+  int64_t places[kChunkRows];
+  Tile tiles[kChunkTiles];
+  for (int64_t chunk = tile0; chunk < tile1; chunk += kChunkTiles) {
+    const int64_t count = tile1 - chunk < kChunkTiles ? tile1 - chunk : kChunkTiles;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t image = (chunk + i) / p.tile_count, in_image = (chunk + i) % p.tile_count;
+      const int32_t* pixels = p.order + p.tiles[in_image];
+      const int rows = p.tiles[in_image + 1] - p.tiles[in_image];
+      const uint8_t** block = pointers + i * kMaxRows * p.taps;
+      for (int r = 0; r < rows; ++r) {
+        RowCursor cursor{image, pixels[r] / g.out_w, pixels[r] % g.out_w};
+        row_pointers(p, offsets, 0, 1, cursor, block + r);
+        places[i * kMaxRows + r] = image * area + pixels[r];
+      }
+      const int64_t taps = keep_taps(p, rows, block, kept + i * p.taps);
+      tiles[i] = {rows, 0, places + i * kMaxRows, block, taps, kept + i * p.taps};
+    }
+    multiply_tiles<V>(p, tiles, count, groups, panel0, panel1);
+  }
+}
+
 template <class V>
 void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch) {
+  if constexpr (!V::kWidenA)
+    if (p.order) return igemm_ordered<V>(p, m0, m1, panel0, panel1, scratch);
   const int64_t groups = ceil_div(p.kc, V::kWidenA ? 2 : 4);
-  const int64_t panel_cols = V::kPanelVectors * V::kLanes;
-  const int64_t panel_bytes = p.taps * groups * panel_cols * 4;
   auto* offsets = reinterpret_cast<int64_t*>(scratch);
   auto* pointers = reinterpret_cast<const uint8_t**>(scratch + p.taps * sizeof(int64_t));
   tap_offsets(p, offsets);
   RowCursor cursor = p.conv ? cursor_at(*p.conv, m0) : RowCursor{};
+  int64_t places[kChunkRows];
+  Tile tiles[kChunkTiles];
   for (int64_t chunk = m0; chunk < m1; chunk += kChunkRows) {
     const int64_t rows = m1 - chunk < kChunkRows ? m1 - chunk : kChunkRows;
     const Tiling tiling(rows);
+    for (int64_t r = 0; r < rows; ++r) places[r] = chunk + r;
     int64_t m = chunk;
     for (int64_t i = 0; i < tiling.count; ++i) {
       const uint8_t** block = pointers + i * kMaxRows * p.taps;
       row_pointers(p, offsets, m, tiling.rows(i), cursor, block);
       if constexpr (V::kWidenA) {
         // The 16-bit copies of each row's taps, side by side; repeated taps share one copy.
-        auto* wide = reinterpret_cast<int16_t*>(scratch + (kChunkRows + 1) * p.taps * sizeof(void*));
+        auto* wide = reinterpret_cast<int16_t*>(scratch + (kChunkRows + 1 + kChunkTiles) * p.taps * sizeof(void*));
         for (int r = 0; r < tiling.rows(i); ++r) {
           int16_t* row = wide + (m - chunk + r) * p.unique_taps * groups * 2;
           for (int64_t t = 0; t < p.unique_taps; ++t, row += groups * 2) {
@@ -220,19 +291,10 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
             block[t * kMaxRows + r] = block[(t - p.unique_taps) * kMaxRows + r];
         }
       }
+      tiles[i] = {tiling.rows(i), m, places + (m - chunk), block, p.taps, nullptr};
       m += tiling.rows(i);
     }
-    for (int64_t panel = panel0; panel < panel1; ++panel) {
-      const int64_t col = panel * panel_cols;
-      const int64_t left = p.n - col;
-      const int vectors = left >= panel_cols ? V::kPanelVectors : static_cast<int>(ceil_div(left, V::kLanes));
-      m = chunk;
-      for (int64_t i = 0; i < tiling.count; ++i) {
-        tile_panel<V>(vectors, tiling.rows(i), p, pointers + i * kMaxRows * p.taps, p.taps, groups,
-                      p.b + panel * panel_bytes, m, col);
-        m += tiling.rows(i);
-      }
-    }
+    multiply_tiles<V>(p, tiles, tiling.count, groups, panel0, panel1);
   }
 }
 
