@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet
 TORCH ?= torch==2.13.0
 NATIVE := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test lint docs bench bench-accuracy fuzz clean
+.PHONY: demo test lint docs bench bench-models bench-accuracy fuzz clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +54,12 @@ lint: $(VENV)/.lint
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict --quiet
+
+# Whole networks against peers, which are installed for it.
+bench-models: $(VENV)/.built
+	$(BIN)/python -m pip install --quiet onnx onnxscript onnxruntime openvino nncf
+	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0
+	$(BIN)/python benchmarks/models/run.py
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/kernels/run.py

@@ -80,7 +80,7 @@ Plan::Plan(const Program& program, const Values& recorded) : integers_(recorded.
       if (result < 0 || !recorded.tensors[static_cast<size_t>(result)]) continue;
       const auto r = static_cast<size_t>(result);
       first[r] = last[r] = i;
-      native[r] = instruction.kind == Instruction::Kind::kNative;
+      native[r] = instruction.placeable();
       if (instruction.kind != Instruction::Kind::kDispatched) continue;
       const Tensor& out = *recorded.tensors[r];
       for (const size_t v : used)

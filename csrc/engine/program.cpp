@@ -357,9 +357,10 @@ std::vector<Tensor> Program::run(const std::vector<Tensor>& inputs, double* seco
   double before = seconds ? now() : 0;
   for (size_t i = 0; i < instructions_.size(); ++i) {
     if (!plan->done_once(i)) {
-      const auto& results = instructions_[i].results;
-      const bool placed = results.size() == 1 && results[0] >= 0 && plan->placed(static_cast<size_t>(results[0]));
-      execute(i, values, placed ? &*values.tensors[static_cast<size_t>(results[0])] : nullptr, &frame->caches[i]);
+      const Instruction& instruction = instructions_[i];
+      const bool placed = instruction.placeable() && plan->placed(static_cast<size_t>(instruction.results[0]));
+      execute(i, values, placed ? &*values.tensors[static_cast<size_t>(instruction.results[0])] : nullptr,
+              &frame->caches[i]);
       for (const int64_t v : dies_after_[i])
         if (!plan->kept(static_cast<size_t>(v))) values.tensors[static_cast<size_t>(v)].reset();
     }

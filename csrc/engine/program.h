@@ -25,6 +25,9 @@ struct Instruction {
   bool returns_list = false;   // one list of tensors instead of tensors
   std::vector<Argument> arguments;
   std::vector<int64_t> results;  // value indices; -1: not used
+
+  // Whether its result can be given memory beforehand.
+  bool placeable() const { return kind == Kind::kNative && results.size() == 1 && results[0] >= 0; }
 };
 
 class Plan;

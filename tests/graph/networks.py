@@ -88,7 +88,8 @@ class Recurrent(nn.Module):
     def forward(self, x):
         y, (h, _) = self.lstm(torch.relu(self.conv(x)).transpose(1, 2))
         z, last = self.gru(y.transpose(0, 1))
-        return self.head(z), h, last
+        both = torch.cat([y.transpose(0, 1), z], -1)  # a view of a recurrent layer's result is used later again
+        return self.head(z), h, last, both * both.softmax(0)
 
     @staticmethod
     def batch(n=3):

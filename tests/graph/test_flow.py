@@ -50,6 +50,8 @@ def test_static(network):
             assert sqnr(e, g) > 22
         assert same(got, program.program.interpret(tree_leaves(batch)))
         assert same(got, call(program, batch))
+        other = network.batch(n)  # the first run of a shape makes its plan, the next one follows it
+        assert same(call(program, other), program.program.interpret(tree_leaves(other)))
 
 
 def test_structure_of_results_and_arguments():
@@ -108,6 +110,8 @@ def test_dynamic(network):
         for e, g in zip(tree_leaves(expected), tree_leaves(got), strict=True):
             assert sqnr(e, g) > 25
         assert same(got, program.program.interpret(tree_leaves(batch)))
+        other = network.batch(n)  # the first run of a shape makes its plan, the next one follows it
+        assert same(call(program, other), program.program.interpret(tree_leaves(other)))
     assert any(why == "int8" for *_, why in program.program.coverage)
 
 
@@ -207,6 +211,63 @@ def test_models_without_a_graph_run_module_by_module():
         zp.quantize(Branches(), dynamic=True, example=torch.rand(4, 8))(torch.rand(2, 8))
     with pytest.raises(CaptureError):
         prepare_program(Branches(), torch.rand(4, 8))
+
+
+def test_half_precision_models_run_module_by_module():
+    model = TwoLayers().bfloat16()
+    with pytest.warns(UserWarning, match="bfloat16"):
+        quantized_model = zp.quantize(model, [torch.randn(8, 16).bfloat16()])
+    assert "model.float()" in quantized_model.engine
+
+
+def test_unbatched_convolutions_stay_float():
+    program = zp.quantize(nn.Conv2d(3, 4, 3), [torch.randn(3, 8, 8)])
+    assert "4 dimensions" in program.report()
+    assert program(torch.randn(3, 8, 8)).shape == (4, 6, 6)
+
+
+def test_models_that_change_their_state_or_inputs():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return self.linear(x)
+
+    class Writes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x):
+            x[:, 0] = 0
+            return self.linear(x)
+
+    for model in (Counts(), Writes()):
+        with pytest.raises(CaptureError, match="writes to its state or inputs"):
+            prepare_program(model, torch.randn(2, 4))
+
+
+def test_writes_to_parts_are_followed():
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.linear(x)
+            before = y[:, 1:]
+            y[:, 0] = 0
+            y.relu_()
+            return y, before
+
+    model, x = Parts().eval(), torch.randn(5, 4)
+    program = zp.quantize(model, [torch.randn(32, 4)])
+    for e, g in zip(model(x), program(x), strict=True):
+        assert sqnr(e, g) > 25
 
 
 def test_as_a_module():

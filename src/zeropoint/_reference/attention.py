@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from zeropoint._reference.dynamic import _exp
-from zeropoint._reference.quantize import f32, integer_range, round_clamp
+from zeropoint._reference.quantize import exp32, f32, integer_range, round_clamp
 from zeropoint.errors import QuantizationError
 
 __all__ = ["attention"]
@@ -37,7 +36,7 @@ def attention(
     scores = centred(q, q_zero_point) @ centred(k, k_zero_point).transpose(-1, -2)
     multiplier = torch.tensor(f32(q_scale) * f32(k_scale) * factor, dtype=torch.float64).float()
     distances = (scores - scores.amax(-1, keepdim=True)).float() * multiplier
-    p = torch.round(_exp(distances) * 255.0).double()
+    p = torch.round(exp32(distances) * 255.0).double()
     sums = p.sum(-1, keepdim=True)
     rate = (f32(v_scale) / f32(scale) / sums).float()
     value = (p @ centred(v, v_zero_point)).float() * rate

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from zeropoint._reference.linear import without_zero_point
-from zeropoint._reference.quantize import f32 as _f32
-from zeropoint._reference.quantize import fma32
+from zeropoint._reference.quantize import exp32, fma32
 from zeropoint.errors import QuantizationError
 
 __all__ = ["linear_dynamic", "rnn_dynamic"]
@@ -76,40 +75,25 @@ def linear_dynamic(
     return out.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _exp(x: torch.Tensor) -> torch.Tensor:
-    """exp in float32 by the polynomial of the kernels, ``2^n * p(r)``, operation for operation; x within +-43."""
-    x = torch.where(x > 43.0, 43.0, x)
-    x = torch.where(x < -43.0, -43.0, x)
-    shifted = fma32(x, _f32(1.44269504), 12582912.0)
-    n = shifted - 12582912.0
-    r = fma32(n, _f32(-0.693147182), x.double())
-    p = fma32(r, _f32(8.31243000e-3), _f32(4.18910900e-2))
-    for coefficient in (1.66671180e-1, 4.99992260e-1):
-        p = fma32(p, r.double(), _f32(coefficient))
-    p = fma32(p * r, r.double(), r.double()) + 1.0
-    power = (shifted.contiguous().view(torch.int32) - 0x4B400000 + 127) << 23
-    return p * power.view(torch.float32)
-
-
 def _tanh(x: torch.Tensor) -> torch.Tensor:
-    e = _exp(2.0 * x)
+    e = exp32(2.0 * x)
     return (e - 1.0) / (e + 1.0)
 
 
 def _lstm(a: torch.Tensor, b: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """``sigmoid(f) * c + sigmoid(i) * tanh(g)``, ``sigmoid(o) * tanh(c)``; factors share a division."""
     i, f, g, o = (a + b).chunk(4, 1)
-    in_, forget, cell, out = _exp(-i), _exp(-f), _exp(2.0 * g), _exp(-o)
+    in_, forget, cell, out = exp32(-i), exp32(-f), exp32(2.0 * g), exp32(-o)
     c = c / (1.0 + forget) + (cell - 1.0) / ((1.0 + in_) * (cell + 1.0))
-    state = _exp(2.0 * c)
+    state = exp32(2.0 * c)
     return (state - 1.0) / ((1.0 + out) * (state + 1.0)), c
 
 
 def _gru(a: torch.Tensor, b: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """``n = tanh(an + sigmoid(r) * bn)``, ``n + sigmoid(z) * (h - n)``."""
     (ra, za, na), (rb, zb, nb) = a.chunk(3, 1), b.chunk(3, 1)
-    fresh = _tanh(na + nb / (1.0 + _exp(-(ra + rb))))
-    return fresh + (h - fresh) / (1.0 + _exp(-(za + zb))), c
+    fresh = _tanh(na + nb / (1.0 + exp32(-(ra + rb))))
+    return fresh + (h - fresh) / (1.0 + exp32(-(za + zb))), c
 
 
 def _rnn_tanh(a: torch.Tensor, b: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ import torch
 __all__ = [
     "dequantize_per_channel",
     "dequantize_per_tensor",
+    "exp32",
     "f32",
     "fma32",
     "integer_range",
@@ -58,6 +59,21 @@ def fma32(a: torch.Tensor, b: float | torch.Tensor, c: float | torch.Tensor) -> 
     toward = torch.where(error > 0, infinity, -infinity)
     odd = torch.where((error != 0) & even & torch.isfinite(total), torch.nextafter(total, toward), total)
     return odd.float()
+
+
+def exp32(x: torch.Tensor) -> torch.Tensor:
+    """exp in float32 by the polynomial of the kernels, ``2^n * p(r)``, operation for operation; x within +-43."""
+    x = torch.where(x > 43.0, 43.0, x)
+    x = torch.where(x < -43.0, -43.0, x)
+    shifted = fma32(x, f32(1.44269504), 12582912.0)
+    n = shifted - 12582912.0
+    r = fma32(n, f32(-0.693147182), x.double())
+    p = fma32(r, f32(8.31243000e-3), f32(4.18910900e-2))
+    for coefficient in (1.66671180e-1, 4.99992260e-1):
+        p = fma32(p, r.double(), f32(coefficient))
+    p = fma32(p * r, r.double(), r.double()) + 1.0
+    power = (shifted.contiguous().view(torch.int32) - 0x4B400000 + 127) << 23
+    return p * power.view(torch.float32)
 
 
 def round_clamp(

@@ -103,6 +103,10 @@ def _value(node: Any) -> torch.Tensor | None:
 
 def _layer_reason(module: fx.GraphModule, node: fx.Node) -> str | None:
     a = arguments(node)
+    value = _value(node)
+    dims = {aten.conv1d.default: 3, aten.conv2d.default: 4}.get(node.target)
+    if dims is not None and (value is None or value.dim() != dims):
+        return f"convolutions have int8 forms for batches: {dims} dimensions"
     if not is_constant(a["weight"]):
         return "its weight is computed, not fixed"
     if a["bias"] is not None and not is_constant(a["bias"]):

@@ -144,12 +144,20 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     """``model`` in eval mode as a graph of functional aten operators; batch and sequence stay open where the model does.
 
     Raises:
-        CaptureError: torch.export cannot follow the model, an argument is no tensor, or the model changes its state.
+        CaptureError: torch.export cannot follow the model, an argument is no tensor, the model is not float32 on the CPU, or
+            it changes its state.
     """
     kwargs = kwargs or {}
     others = [type(leaf).__name__ for leaf in tree_leaves((args, kwargs)) if not isinstance(leaf, torch.Tensor)]
     if others:
         raise CaptureError(f"capture: arguments must be tensors, got {', '.join(sorted(set(others)))}")
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    devices = {p.device.type for p in model.parameters()}
+    if dtypes - {torch.float32} or devices - {"cpu"}:
+        found = ", ".join(sorted(map(str, (dtypes - {torch.float32}) | (devices - {"cpu"}))))
+        raise CaptureError(
+            f"capture: programs are made of float32 models on the CPU, this one has {found}; try model.float()"
+        )
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -1,0 +1,114 @@
+"""Latency of whole networks, all stacks in the same interleaved rounds, with SQNR beside every time.
+
+    python benchmarks/models/run.py resnet50:1:2 bert_base:8:1 ... [--stacks zeropoint,openvino] [--rounds 5]
+
+NAME:BATCH:THREADS, by default every network with a batch of 1 and one and two threads. Each stack runs in turn for a block
+of calls in every round; a number is the median over rounds of the blocks' medians. A stack that is not installed is left
+out, and said so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import statistics
+import sys
+import time
+import warnings
+from typing import Any
+
+import torch
+from networks import NAMES, make
+from stacks import STACKS, Run
+
+import zeropoint as zp
+from zeropoint.analysis import sqnr
+
+
+def block(run: Run, seconds: float) -> float:
+    """Median time of calls for about so long."""
+    times = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def measure(runs: dict[str, Run], rounds: int, seconds: float) -> dict[str, float]:
+    """Milliseconds of a call."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name in random.sample(list(runs), len(runs)):
+            time.sleep(0.02)  # the last stack's threads stop spinning
+            runs[name]()
+            times[name].append(block(runs[name], seconds))
+    return {name: 1e3 * statistics.median(t) for name, t in times.items()}
+
+
+def build(network: Any, batch: int, threads: int, names: list[str]) -> dict[str, Run]:
+    example = network.inputs(batch, 0)
+    calibration = [network.inputs(batch if network.kind == "decoder" else 1, seed) for seed in range(1, 17)]
+    runs = {}
+    for name in names:
+        try:
+            run = STACKS[name](network, example, calibration, threads)
+        except ImportError as error:
+            print(f"left out: {name}: {error}", file=sys.stderr)
+            continue
+        except Exception as error:  # a peer that cannot take the network
+            print(f"left out: {name}: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
+            continue
+        if run is not None:
+            runs[name] = run
+    return runs
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "cases", nargs="*", default=[f"{n}:1:{t}" for n in NAMES for t in (1, 2)], metavar="NAME:BATCH:THREADS"
+    )
+    parser.add_argument("--stacks", default=",".join(STACKS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.4, help="of each stack in a round")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    names = arguments.stacks.split(",")
+    print(f"instruction set {zp.backend.isa()}, torch {torch.__version__}; milliseconds (SQNR in dB)\n")
+    print(f"| network | batch | threads | {' | '.join(names)} | best peer / zeropoint | torch.ao / zeropoint |")
+    print("|---" * (len(names) + 5) + "|", flush=True)
+    best_ratios, torch_ratios = [], []
+    for case in arguments.cases:
+        name, batch, threads = case.split(":")
+        torch.set_num_threads(int(threads))
+        with torch.no_grad():
+            network = make(name)
+            expected = network.model(*network.inputs(int(batch), 0))
+            runs = build(network, int(batch), int(threads), names)
+            quality = {n: float(sqnr(expected, run())) for n, run in runs.items()}
+            times = measure(runs, arguments.rounds, arguments.seconds)
+        ours = times["zeropoint"]
+        # What is below 8 dB is broken; float32 is no peer.
+        peers = {n: t for n, t in times.items() if not n.startswith(("zeropoint", "float32")) and quality[n] > 8}
+        cells = []
+        for n in names:
+            shown = "" if n not in times else f"{times[n]:.2f}"
+            cells.append(shown + ("" if n == "float32" or n not in times else f" ({quality[n]:.1f})"))
+        ratio = min(peers.values()) / ours if peers else float("nan")
+        theirs = times["torch.ao"] / ours if "torch.ao" in times else float("nan")
+        best_ratios.append(ratio)
+        torch_ratios.append(theirs)
+        print(f"| {name} | {batch} | {threads} | {' | '.join(cells)} | {ratio:.2f} | {theirs:.2f} |", flush=True)
+    for title, ratios in (("best peer", best_ratios), ("torch.ao", torch_ratios)):
+        known = [r for r in ratios if r == r]
+        if known:
+            print(f"\nGeometric mean of {title} / zeropoint: {statistics.geometric_mean(known):.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
