@@ -235,6 +235,16 @@ Program::Program(const Tensor& code, const std::string& names, std::vector<Tenso
       if (v >= 0) last[static_cast<size_t>(v)] = static_cast<int64_t>(i);
     }
   }
+  const std::set<int64_t> fixed(constants_.begin(), constants_.end());
+  for (Instruction& instruction : instructions_) {
+    const auto is_fixed = [&](const Argument& a) {
+      return a.kind != Argument::Kind::kValue || fixed.count(a.number) > 0;
+    };
+    const auto& a = instruction.arguments;
+    // linear and conv2d: x, weight, packed, w_scale, w_zero_point, bias, ..., table.
+    instruction.fixed_epilogue = instruction.kind == Instruction::Kind::kNative && a.size() > 6 && is_fixed(a.back());
+    for (size_t i = 1; i <= 5 && instruction.fixed_epilogue; ++i) instruction.fixed_epilogue = is_fixed(a[i]);
+  }
   for (const int64_t v : outputs_) {
     use(v);
     last[static_cast<size_t>(v)] = -1;
@@ -360,7 +370,7 @@ std::vector<Tensor> Program::run(const std::vector<Tensor>& inputs, double* seco
       const Instruction& instruction = instructions_[i];
       const bool placed = instruction.placeable() && plan->placed(static_cast<size_t>(instruction.results[0]));
       execute(i, values, placed ? &*values.tensors[static_cast<size_t>(instruction.results[0])] : nullptr,
-              &frame->caches[i]);
+              instruction.fixed_epilogue ? &frame->caches[i] : nullptr);
       for (const int64_t v : dies_after_[i])
         if (!plan->kept(static_cast<size_t>(v))) values.tensors[static_cast<size_t>(v)].reset();
     }

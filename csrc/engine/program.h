@@ -26,6 +26,9 @@ struct Instruction {
   std::vector<Argument> arguments;
   std::vector<int64_t> results;  // value indices; -1: not used
 
+  // Whether a layer's epilogue is the same in every run: weight, scales, bias and table are fixed.
+  bool fixed_epilogue = false;
+
   // Whether its result can be given memory beforehand.
   bool placeable() const { return kind == Kind::kNative && results.size() == 1 && results[0] >= 0; }
 };

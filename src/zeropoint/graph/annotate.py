@@ -104,8 +104,8 @@ def _value(node: Any) -> torch.Tensor | None:
 def _layer_reason(module: fx.GraphModule, node: fx.Node) -> str | None:
     a = arguments(node)
     value = _value(node)
-    dims = {aten.conv1d.default: 3, aten.conv2d.default: 4}.get(node.target)
-    if dims is not None and (value is None or value.dim() != dims):
+    dims = 3 if node.target is aten.conv1d.default else 4
+    if node.target is not aten.linear.default and (value is None or value.dim() != dims):
         return f"convolutions have int8 forms for batches: {dims} dimensions"
     if not is_constant(a["weight"]):
         return "its weight is computed, not fixed"
