@@ -21,6 +21,7 @@ from torch import nn
 
 from zeropoint import backend
 from zeropoint.analysis import agreement, coverage, sqnr
+from zeropoint.engine import ProgramError
 from zeropoint.errors import QuantizationError
 from zeropoint.graph import CaptureError, prepare_program
 from zeropoint.quantization import (
@@ -90,7 +91,7 @@ def _program(recipe: Recipe, qconfig: QConfig, console: Console, output: Path) -
     model, example = recipe.plain_model()
     try:
         prepared = prepare_program(model, example, qconfig)
-    except CaptureError as error:
+    except (CaptureError, ProgramError) as error:
         raise QuantizationError(f"{error}; --eager converts module by module") from error
     prepared.feed(_batches(recipe, console))
     program = prepared.convert()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -27,8 +27,6 @@ from zeropoint.quantization.qconfig_mapping import QConfigMapping, get_default_q
 from zeropoint.quantization.quantize import quantize_dynamic
 
 __all__ = ["GraphCalibration", "compile_program", "prepare_program", "quantize"]
-
-Track = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def _mapping(qconfig: QConfig | QConfigMapping | None) -> QConfigMapping:
@@ -60,6 +58,9 @@ class GraphCalibration:
     def __init__(self, model: nn.Module, captured: Captured, mapping: QConfigMapping) -> None:
         self.model, self.captured = model, captured
         canonicalize(captured.graph_module)
+        Program.from_graph(
+            captured.graph_module
+        )  # what cannot become a program is refused before inputs are spent on it
         self.annotation: Annotation = annotate(captured.graph_module, mapping)
         self.calibration = Calibration(captured.graph_module, self.annotation)
 
@@ -112,6 +113,7 @@ def prepare_program(
 
     Raises:
         CaptureError: torch.export cannot take the model as one graph.
+        ProgramError: the graph has calls that no program can have.
     """
     args, kwargs = as_call(model, example)
     return GraphCalibration(model, capture(model, args, kwargs), _mapping(qconfig))
@@ -180,23 +182,13 @@ def quantize(
         return quantize_modules(model, batches, _one_qconfig(qconfig))
     try:
         prepared = prepare_program(model, first, qconfig)
-        seen: list[Any] = []
-        prepared.feed(_kept(batches, seen))
-        return prepared.convert()
     except (CaptureError, ProgramError) as error:
-        reason = str(error)
-    warnings.warn(f"quantize: runs module by module: {reason}", UserWarning, stacklevel=2)
-    converted = quantize_modules(
-        model, itertools.chain(seen if "seen" in locals() else [], batches), _one_qconfig(qconfig)
-    )
-    converted.engine = reason
-    return converted
-
-
-def _kept(batches: Iterable[Any], seen: list[Any]) -> Iterator[Any]:
-    for batch in batches:
-        seen.append(batch)
-        yield batch
+        warnings.warn(f"quantize: runs module by module: {error}", UserWarning, stacklevel=2)
+        converted = quantize_modules(model, batches, _one_qconfig(qconfig))
+        converted.engine = str(error)
+        return converted
+    prepared.feed(batches)
+    return prepared.convert()
 
 
 def _one_qconfig(qconfig: QConfig | QConfigMapping | None) -> Any:
