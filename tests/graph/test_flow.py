@@ -59,6 +59,8 @@ def test_structure_of_results_and_arguments():
     assert set(program(networks.Residual.batch())) == {"logits", "features"}
     with pytest.raises(QuantizationError, match="captured with arguments"):
         program(torch.zeros(1, 3, 24, 24), torch.zeros(1))
+    with pytest.raises(QuantizationError, match="input 0 must be a tensor, got str"):
+        program("image")
 
 
 def test_everything_that_can_is_int8():
@@ -113,6 +115,7 @@ def test_dynamic(network):
         other = network.batch(n)  # the first run of a shape makes its plan, the next one follows it
         assert same(call(program, other), program.program.interpret(tree_leaves(other)))
     assert any(why == "int8" for *_, why in program.program.coverage)
+    assert not any("sym_size" in operator for _, operator, _ in program.program.coverage)
 
 
 def test_dynamic_without_example_is_modules():

@@ -98,7 +98,9 @@ class ProgramModule(nn.Module):
             return self.program.interpret(inputs, None, self._bound)  # packs inside: the CPU may be another
         if torch.compiler.is_compiling():
             return self.program.interpret(inputs, self._prepared, self._bound)
-        for x in inputs:
+        for i, x in enumerate(inputs):
+            if not isinstance(x, torch.Tensor):
+                raise QuantizationError(f"input {i} must be a tensor, got {type(x).__name__}")
             if x.requires_grad or type(x) is not torch.Tensor:
                 inputs = [torch.Tensor.detach(x).as_subclass(torch.Tensor) for x in inputs]
                 break

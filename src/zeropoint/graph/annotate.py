@@ -171,6 +171,8 @@ def _classify(module: fx.GraphModule, node: fx.Node) -> tuple[Form | None, list[
     """Form, activations that must be int8, and why there is none."""
     target = node.target
     value = _value(node)
+    if isinstance(node.meta.get("val"), (int, torch.SymInt)):
+        return None, [], None  # a size
     if target in _LAYERS:
         reason = _layer_reason(module, node)
         return (None, [], reason) if reason else (Form.LAYER, [node.args[0]], None)

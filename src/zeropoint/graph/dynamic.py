@@ -44,7 +44,8 @@ class DynamicLowering:
                 self.coverage.append((source_name(node), str(node.target), "int8"))
                 continue
             self.values[node] = self.graph.node_copy(node, lambda n: self.values[n])
-            if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+            size = isinstance(node.meta.get("val"), (int, torch.SymInt))
+            if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and not size:
                 self.values[node].meta["source"] = source_name(node)
                 self.coverage.append((source_name(node), str(node.target), reason or "no dynamic int8 form"))
         self.graph.eliminate_dead_code()
