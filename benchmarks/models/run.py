@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import random
 import statistics
 import sys
-import time
 import warnings
 from typing import Any
 
@@ -24,28 +22,7 @@ from stacks import STACKS, Run
 
 import zeropoint as zp
 from zeropoint.analysis import sqnr
-
-
-def block(run: Run, seconds: float) -> float:
-    """Median time of calls for about so long."""
-    times = []
-    end = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def measure(runs: dict[str, Run], rounds: int, seconds: float) -> dict[str, float]:
-    """Milliseconds of a call."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name in random.sample(list(runs), len(runs)):
-            time.sleep(0.02)  # the last stack's threads stop spinning
-            runs[name]()
-            times[name].append(block(runs[name], seconds))
-    return {name: 1e3 * statistics.median(t) for name, t in times.items()}
+from zeropoint.cli.bench import measure
 
 
 def build(network: Any, batch: int, threads: int, names: list[str]) -> dict[str, Run]:

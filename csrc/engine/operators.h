@@ -34,6 +34,14 @@ struct Argument {
   double real = 0;
   std::vector<Item> items;
   std::string text;
+
+  // Calls f(index) for each tensor that the argument names.
+  template <class F>
+  void for_each_value(const F& f) const {
+    if (kind == Kind::kValue) f(number);
+    if (kind == Kind::kValues)
+      for (const Item& item : items) f(item.number);
+  }
 };
 
 // The values of one run.

@@ -70,11 +70,8 @@ Plan::Plan(const Program& program, const Values& recorded) : integers_(recorded.
   for (size_t i = 0; i < program.instructions_.size(); ++i) {
     const Instruction& instruction = program.instructions_[i];
     std::vector<size_t> used;
-    for (const Argument& a : instruction.arguments) {
-      if (a.kind == Argument::Kind::kValue) used.push_back(static_cast<size_t>(a.number));
-      if (a.kind == Argument::Kind::kValues)
-        for (const auto& item : a.items) used.push_back(static_cast<size_t>(item.number));
-    }
+    for (const Argument& a : instruction.arguments)
+      a.for_each_value([&](int64_t v) { used.push_back(static_cast<size_t>(v)); });
     for (const size_t v : used) last[root[v]] = i;
     for (const int64_t result : instruction.results) {
       if (result < 0 || !recorded.tensors[static_cast<size_t>(result)]) continue;
@@ -114,11 +111,8 @@ Plan::Plan(const Program& program, const Values& recorded) : integers_(recorded.
     bool once = instruction.kind != Instruction::Kind::kDispatched;
     if (!once) {
       once = true;
-      for (const Argument& a : instruction.arguments) {
-        if (a.kind == Argument::Kind::kValue) once = once && fixed[static_cast<size_t>(a.number)];
-        if (a.kind == Argument::Kind::kValues)
-          for (const auto& item : a.items) once = once && fixed[static_cast<size_t>(item.number)];
-      }
+      for (const Argument& a : instruction.arguments)
+        a.for_each_value([&](int64_t v) { once = once && fixed[static_cast<size_t>(v)]; });
       for (const int64_t r : instruction.results)
         once = once && (r < 0 || (root[static_cast<size_t>(r)] != static_cast<size_t>(r)));
     }

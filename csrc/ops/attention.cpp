@@ -88,15 +88,6 @@ Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, doubl
     view.zero_point = operand.zero_point - 128;
     kernel.pack_activation(view, a_zero_point, packed, init);
   };
-  // What the right side's zero point takes from a row.
-  const auto start_rows = [&](const uint8_t* rows, int64_t stride, int64_t count, int64_t n, int32_t b_zero_point,
-                              int32_t* init) {
-    for (int64_t i = 0; i < count; ++i) {
-      int64_t sum, squares;
-      kernel.row_sums(rows + i * stride, n, 0, &sum, &squares);
-      init[i] = static_cast<int32_t>(-static_cast<uint32_t>(b_zero_point) * static_cast<uint32_t>(sum));
-    }
-  };
   const auto multiply = [&](const uint8_t* a, int64_t a_stride, int64_t rows, int64_t inner, const uint8_t* b,
                             int64_t n, const int32_t* init, const int32_t* row_init, int32_t* result, int64_t stride) {
     IgemmParams p = {};
@@ -144,7 +135,7 @@ Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, doubl
           source = w.queries;
           stride = d;
         }
-        start_rows(source, stride, rows, d, keys.zero_point - 128, w.row_init);
+        start_rows(kernel, source, stride, rows, d, keys.zero_point - 128, w.row_init);
         multiply(source, stride, rows, d, w.keys, t, w.key_init, w.row_init, w.scores, s_stride);
         for (int64_t i = 0; i < rows; ++i) {
           uint8_t* p = w.probabilities + i * p_stride;

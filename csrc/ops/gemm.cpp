@@ -4,6 +4,15 @@
 
 namespace zeropoint {
 
+void start_rows(const KernelTable& table, const uint8_t* rows, int64_t stride, int64_t count, int64_t k,
+                int32_t b_zero_point, int32_t* init) {
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t sum, squares;
+    table.row_sums(rows + i * stride, k, 0, &sum, &squares);
+    init[i] = static_cast<int32_t>(-static_cast<uint32_t>(b_zero_point) * static_cast<uint32_t>(sum));
+  }
+}
+
 void run_igemm(const KernelTable& table, const IgemmParams& product, int64_t m) {
   IgemmParams p = product;
   const TableAfter after(p.epilogue, p.out);

@@ -24,6 +24,10 @@ struct TableAfter {
   }
 };
 
+// What the right side's zero point (of q - 128) takes from each row of an activation product: Epilogue::row_init.
+void start_rows(const KernelTable& table, const uint8_t* rows, int64_t stride, int64_t count, int64_t k,
+                int32_t b_zero_point, int32_t* init);
+
 // Runs `p` over its m rows and all panels on torch's threads.
 void run_igemm(const KernelTable& table, const IgemmParams& p, int64_t m);
 

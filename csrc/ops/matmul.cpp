@@ -123,11 +123,7 @@ Tensor matmul(Tensor a, double a_scale, int64_t a_zero_point, Tensor b, double b
     }
     p = {};
     if (zb != 0) {
-      for (int64_t i = 0; i < m; ++i) {
-        int64_t sum, squares;
-        kernel.row_sums(rows + i * stride, k, 0, &sum, &squares);
-        row_init[i] = static_cast<int32_t>(-static_cast<uint32_t>(zb) * static_cast<uint32_t>(sum));
-      }
+      start_rows(kernel, rows, stride, m, k, zb, row_init);
       p.epilogue.row_init = row_init;
     }
     p.a = rows;

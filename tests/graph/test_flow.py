@@ -81,14 +81,12 @@ def test_what_stays_float_is_listed():
     assert "float: " in program.report()
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512vnni"])
+@pytest.mark.parametrize("isa", zp.backend.available_isas())
 @pytest.mark.parametrize("threads", [1, 2])
 def test_same_bits_everywhere(isa, threads):
     _, program = quantized(networks.Residual)
     batch = networks.Residual.batch()
     expected = program(batch)
-    if isa not in zp.backend.available_isas():
-        pytest.skip(f"this CPU has no {isa}")
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
@@ -386,6 +384,20 @@ def test_scalars_become_tensors():
             return torch.where(y > 0.5, y, -y).masked_fill(y == 0, 3.0)
 
     program, x = zp.quantize(Scalars(), [torch.randn(4, 8)]), torch.randn(5, 8)
+    assert program.engine == "native"
+    assert torch.equal(program(x), program.program.interpret([x])[0])
+
+
+def test_parameters_of_inner_modules_are_tensors_too():
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.offset, self.linear = nn.Parameter(torch.randn(8)), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.linear(x) + self.offset
+
+    program, x = zp.quantize(nn.Sequential(Inner()), [torch.randn(4, 8)]), torch.randn(5, 8)
     assert program.engine == "native"
     assert torch.equal(program(x), program.program.interpret([x])[0])
 

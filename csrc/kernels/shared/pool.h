@@ -53,20 +53,20 @@ inline void store_average(const PoolParams& p, const int32_t* sums, int64_t chan
     out[c] = round_to_u8(static_cast<float>(sums[c] - offset) * factor, p.out_zero_point, p.lo, p.hi) ^ p.out_xor;
 }
 
-// Adds `count` channels over the taps; a constant `count` keeps the sums in registers.
-inline void sum_of_taps(const PoolParams& p, int64_t n, int64_t oh, int64_t ow, int64_t first, int64_t count,
-                        int32_t* sums) {
-  int32_t local[kPoolBlock] = {};
-  for_taps(p, n, oh, ow, [&](const uint8_t* x) {
-    for (int64_t c = 0; c < count; ++c) local[c] += x[first + c] ^ p.in_xor;
-  });
-  for (int64_t c = 0; c < count; ++c) sums[c] = local[c];
-}
-
 // Extent of a window within the image plus its padding, as torch counts it (count_include_pad).
 inline int64_t padded_extent(int64_t start, int64_t kernel, int64_t in, int64_t pad) {
   const int64_t end = start + kernel < in + pad ? start + kernel : in + pad;
   return end - start;
+}
+
+// The average of `count` channels over the taps; a constant `count` keeps the sums in registers.
+inline void average_of_taps(const PoolParams& p, int64_t n, int64_t oh, int64_t ow, int64_t first, int64_t count,
+                            int64_t taps, float factor, uint8_t* out) {
+  int32_t sums[kPoolBlock] = {};
+  for_taps(p, n, oh, ow, [&](const uint8_t* x) {
+    for (int64_t c = 0; c < count; ++c) sums[c] += x[first + c] ^ p.in_xor;
+  });
+  store_average(p, sums, count, taps, factor, out + first);
 }
 
 void avg_pool(const PoolParams& p, int64_t row0, int64_t row1) {
@@ -84,16 +84,9 @@ void avg_pool(const PoolParams& p, int64_t row0, int64_t row1) {
       const float factor = p.factor != 0 ? p.factor : 1.0f / static_cast<float>(divisor);
       uint8_t* out = p.out + (row * g.out_w + ow) * p.channels;
       int64_t c = 0;
-      for (; c + kPoolBlock <= p.channels; c += kPoolBlock) {
-        int32_t sums[kPoolBlock] = {};
-        sum_of_taps(p, n, oh, ow, c, kPoolBlock, sums);
-        store_average(p, sums, kPoolBlock, inside, factor, out + c);
-      }
-      if (c < p.channels) {
-        int32_t sums[kPoolBlock] = {};
-        sum_of_taps(p, n, oh, ow, c, p.channels - c, sums);
-        store_average(p, sums, p.channels - c, inside, factor, out + c);
-      }
+      for (; c + kPoolBlock <= p.channels; c += kPoolBlock)
+        average_of_taps(p, n, oh, ow, c, kPoolBlock, inside, factor, out);
+      if (c < p.channels) average_of_taps(p, n, oh, ow, c, p.channels - c, inside, factor, out);
     }
   }
 }

@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from zeropoint.errors import QuantizationError
 from zeropoint.graph import quantize
 from zeropoint.recipe import Recipe, read_recipe
 
-__all__ = ["add_parser"]
+__all__ = ["add_parser", "measure"]
 
 Run = Callable[[], torch.Tensor]
 
@@ -125,21 +125,16 @@ _PEERS: dict[str, Callable[[Recipe, nn.Module, tuple[Any, ...], int], Run]] = {
 }  # fmt: skip
 
 
-def _measure(runs: dict[str, Run], rounds: int) -> dict[str, float]:
-    """Median milliseconds per call."""
+def measure(runs: Mapping[str, Callable[[], Any]], rounds: int, seconds: float) -> dict[str, float]:
+    """Milliseconds of a call: median over rounds of the medians of blocks of about so many seconds, taking turns."""
     blocks: dict[str, list[float]] = {name: [] for name in runs}
-    counts = {}
-    for name, call in runs.items():
-        call()
-        start = time.perf_counter()
-        call()
-        counts[name] = max(3, min(200, int(0.2 / max(time.perf_counter() - start, 1e-6))))
     for _ in range(rounds):
         for name in random.sample(list(runs), len(runs)):
             time.sleep(0.02)  # the last runtime's threads stop spinning
             runs[name]()
-            times = []
-            for _ in range(counts[name]):
+            times: list[float] = []
+            end = time.perf_counter() + seconds
+            while not times or time.perf_counter() < end:
                 start = time.perf_counter()
                 runs[name]()
                 times.append(time.perf_counter() - start)
@@ -173,7 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
                         runs[name] = _PEERS[name](recipe, model, example, threads)
                     except ImportError as error:
                         raise QuantizationError(f"bench: {name} is not installed: {error}") from error
-                times = _measure(runs, arguments.rounds)
+                times = measure(runs, arguments.rounds, 0.2)
                 for name, call in runs.items():
                     ratio = "" if name == "zeropoint" else f"{times[name] / times['zeropoint']:.2f}x"
                     quality = float(sqnr(expected, call()))

@@ -198,9 +198,7 @@ class _Builder:
 
     def _constant(self, name: str) -> Value:
         if name not in self.constants:
-            value: Any = self.module
-            for part in name.split("."):
-                value = getattr(value, part)
+            value = operator.attrgetter(name)(self.module)
             if not isinstance(value, torch.Tensor):
                 raise ProgramError(f"program: {name} is no tensor")
             self.constants[name] = self._fixed(value.detach())

@@ -142,9 +142,10 @@ class ProgramModule(nn.Module):
 
     def report(self) -> str:
         """What runs in int8, and what in float and why."""
-        int8 = [c for c in self.program.coverage if c[2] == "int8"]
-        lines = [f"{len(int8)} of {len(self.program.coverage)} operators in int8; engine: {self.engine}"]
-        lines += [f"  float: {name}: {op}: {why}" for name, op, why in self.program.coverage if why != "int8"]
+        layers = self.layer_coverage()
+        in_float = [layer for layer in layers if layer[2] == "float"]
+        lines = [f"{len(layers) - len(in_float)} of {len(layers)} operators in int8; engine: {self.engine}"]
+        lines += [f"  float: {name}: {operator}: {why}" for name, operator, _, why in in_float]
         return "\n".join(lines)
 
     def save(self, path: Any) -> None:

@@ -136,7 +136,8 @@ def _mean_input(node: fx.Node) -> fx.Node | None:
     return None
 
 
-def _binary_reason(node: fx.Node) -> str | None:
+def _binary_sides(node: fx.Node) -> list[fx.Node] | str:
+    """Both sides, a factor per channel [N, C, 1, 1] last; or why there is no int8 form."""
     a = arguments(node)
     values = [_value(a["self"]), _value(a["other"])]
     if any(v is None for v in values) or any(is_constant(v) for v in (a["self"], a["other"])):
@@ -144,11 +145,12 @@ def _binary_reason(node: fx.Node) -> str | None:
     if a.get("alpha", 1) != 1:
         return "alpha is not 1"
     x, y = (v.shape for v in values if v is not None)
-    if len(x) == len(y) and all(same(p, q) for p, q in zip(x, y, strict=True)):
-        return None
-    for p, q in ((x, y), (y, x)):
-        if len(p) == len(q) == 4 and same(p[0], q[0]) and same(p[1], q[1]) and same(q[2], 1) and same(q[3], 1):
-            return None
+    sides = [a["self"], a["other"]]
+    if len(x) == len(y) and all(_same(p, q) for p, q in zip(x, y, strict=True)):
+        return sides
+    for p, q, ordered in ((x, y, sides), (y, x, sides[::-1])):
+        if len(p) == len(q) == 4 and _same(p[0], q[0]) and _same(p[1], q[1]) and _same(q[2], 1) and _same(q[3], 1):
+            return ordered
     return "its operands have different shapes"
 
 
@@ -162,7 +164,7 @@ def _attention_reason(node: fx.Node) -> str | None:
     return None
 
 
-def same(a: Any, b: Any) -> bool:
+def _same(a: Any, b: Any) -> bool:
     """Whether two sizes are known to be equal."""
     return bool(a == b) if isinstance(a, int) and isinstance(b, int) else str(a) == str(b)
 
@@ -188,8 +190,8 @@ def _classify(module: fx.GraphModule, node: fx.Node) -> tuple[Form | None, list[
         x = _mean_input(node)
         return (Form.MEAN, [x], None) if x is not None else (None, [], "an average other than over H and W")
     if target in (aten.add.Tensor, aten.mul.Tensor):
-        reason = _binary_reason(node)
-        return (None, [], reason) if reason else (Form.BINARY, list(node.args[:2]), None)
+        sides = _binary_sides(node)
+        return (None, [], sides) if isinstance(sides, str) else (Form.BINARY, sides, None)
     if target is aten.scaled_dot_product_attention.default:
         reason = _attention_reason(node)
         return (None, [], reason) if reason else (Form.ATTENTION, list(node.args[:3]), None)

@@ -55,9 +55,10 @@ class Calibration(fx.Interpreter):
             for node, inputs in annotation.inputs.items()
             if annotation.forms[node] is Form.LAYER
         }
-        ranges = {n: useful_range(n) for n in annotation.observed()}
+        observed = annotation.observed()
+        ranges = {n: useful_range(n) for n in observed}
         self._useful = {n: found for n, found in ranges.items() if found is not None}
-        for node in annotation.observed():
+        for node in observed:
             key = annotation.representative(node)
             if key not in self.observers:
                 self.observers[key] = self._new_observer(node)

@@ -55,7 +55,9 @@ def _drop_identities(graph: fx.Graph) -> None:
             _replace(node, node.args[0])
 
 
-def _batch_norm(module: fx.GraphModule, node: fx.Node) -> tuple[torch.Tensor, ...] | None:
+def _batch_norm(
+    module: fx.GraphModule, node: fx.Node
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float] | None:
     """Weight, bias, mean, variance and eps of a batch norm in eval mode whose statistics are fixed."""
     a = arguments(node)
     if a["training"] or not all(is_constant(a[k]) or a[k] is None for k in ("weight", "bias")):
@@ -68,7 +70,7 @@ def _batch_norm(module: fx.GraphModule, node: fx.Node) -> tuple[torch.Tensor, ..
     weight, bias = constant_of(module, a["weight"]), constant_of(module, a["bias"])
     weight = torch.ones_like(mean) if weight is None else weight
     bias = torch.zeros_like(mean) if bias is None else bias
-    return weight, bias, mean, variance, torch.tensor(a["eps"], dtype=torch.float64)
+    return weight, bias, mean, variance, float(a["eps"])
 
 
 def _fold_batch_norm(module: fx.GraphModule, node: fx.Node) -> None:
@@ -87,13 +89,12 @@ def _fold_batch_norm(module: fx.GraphModule, node: fx.Node) -> None:
         weight = constant_of(module, source.args[1])
         bias = constant_of(module, source.args[2]) if len(source.args) > 2 else None
         fold = fuse_linear_bn_weights if source.target is aten.linear.default else fuse_conv_bn_weights
-        folded = fold(weight, bias, mean, variance, float(eps), gamma, beta)
+        folded = fold(weight, bias, mean, variance, eps, gamma, beta)
         with graph.inserting_before(source):
             constants = [
                 add_constant(module, graph, f"{source.name}_{n}", p.detach()) for n, p in zip("wb", folded, strict=True)
             ]
         source.args = (source.args[0], *constants, *source.args[3:])
-        source.meta["batch_norm"] = True
         _replace(node, source)
         return
     value = node.meta.get("val")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
 from zeropoint.errors import QuantizationError
 
-__all__ = ["CaptureError", "Captured", "as_call", "capture", "is_inplace"]
+__all__ = ["CaptureError", "Captured", "capture", "is_inplace"]
 
 
 class CaptureError(QuantizationError):
@@ -29,21 +28,13 @@ class Captured:
     """A graph of aten calls over flat inputs, and how arguments and results are nested.
 
     ``graph_module`` has one placeholder per tensor of the arguments, reads weights by ``get_attr``, and returns a flat
-    tuple. ``source`` gives each node's place in the model by ``node.meta``.
+    tuple. ``parameters`` are the names of the positional arguments.
     """
 
     graph_module: fx.GraphModule
     in_spec: TreeSpec
     out_spec: TreeSpec
     parameters: list[str]
-
-
-def as_call(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """One batch as arguments of ``model``: a tensor, a sequence of arguments, or a mapping of arguments by name."""
-    if isinstance(inputs, Mapping):
-        bound = inspect.signature(model.forward).bind(**inputs)
-        return bound.args, bound.kwargs
-    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
 
 
 def is_inplace(node: fx.Node) -> bool:
@@ -83,7 +74,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         dynamic = _dynamic(dict(names)) if shapes else None
         try:
             return torch.export.export(model, a, k, dynamic_shapes=dynamic, strict=False)
-        except Exception as error:
+        except Exception as error:  # whatever stops export, the model can still run module by module
             reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
     raise CaptureError(f"capture: torch.export failed: {reasons[-1]}")
 

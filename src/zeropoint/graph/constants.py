@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -19,9 +20,7 @@ def constant_of(module: fx.GraphModule, node: Any) -> torch.Tensor | None:
     """The fixed tensor that ``node`` reads; None for no node."""
     if node is None:
         return None
-    value: Any = module
-    for part in node.target.split("."):
-        value = getattr(value, part)
+    value: torch.Tensor = attrgetter(node.target)(module)
     return value.detach()
 
 

@@ -10,8 +10,8 @@ from torch import fx
 
 from zeropoint import ops
 from zeropoint.graph.canonicalize import arguments
-from zeropoint.graph.constants import add_constant, constant_of, is_constant
-from zeropoint.graph.lower import source_name
+from zeropoint.graph.constants import constant_of, is_constant
+from zeropoint.graph.lower import GraphBuilder, source_name
 from zeropoint.nn.quantized.modules.weighted import quantize_weight
 from zeropoint.quantization.observer import default_per_channel_weight_observer
 
@@ -21,15 +21,13 @@ aten = torch.ops.aten
 _LSTM, _GRU = 0, 1  # kinds of ops.rnn_dynamic
 
 
-class DynamicLowering:
+class DynamicLowering(GraphBuilder):
     """Builds the new graph in the order of the old one."""
 
     def __init__(self, module: fx.GraphModule, group_size: int | None) -> None:
-        self.module, self.group_size = module, group_size
-        self.graph = fx.Graph()
+        super().__init__(module)
+        self.group_size = group_size
         self.values: dict[fx.Node, Any] = {}
-        self.coverage: list[tuple[str, str, str]] = []
-        self._current: fx.Node | None = None
 
     def run(self) -> fx.GraphModule:
         for node in self.module.graph.nodes:
@@ -41,24 +39,15 @@ class DynamicLowering:
             }.get(node.target)  # fmt: skip
             reason = None if lower is None else lower(node)
             if lower is not None and reason is None:
-                self.coverage.append((source_name(node), str(node.target), "int8"))
+                self.cover(node, "int8")
                 continue
             self.values[node] = self.graph.node_copy(node, lambda n: self.values[n])
             size = isinstance(node.meta.get("val"), (int, torch.SymInt))
             if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and not size:
                 self.values[node].meta["source"] = source_name(node)
-                self.coverage.append((source_name(node), str(node.target), reason or "no dynamic int8 form"))
+                self.cover(node, reason or "no dynamic int8 form")
         self.graph.eliminate_dead_code()
         return fx.GraphModule(self.module, self.graph)
-
-    def call(self, operator: Any, *args: Any) -> fx.Node:
-        assert self._current is not None
-        node = self.graph.call_function(operator, args)
-        node.meta["source"] = source_name(self._current)
-        return node
-
-    def constant(self, name: str, value: torch.Tensor) -> fx.Node:
-        return add_constant(self.module, self.graph, name, value)
 
     def _quantized(self, name: str, weight: torch.Tensor) -> tuple[fx.Node, torch.Tensor]:
         q = quantize_weight(weight, default_per_channel_weight_observer())

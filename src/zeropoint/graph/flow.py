@@ -16,12 +16,12 @@ from zeropoint.errors import QuantizationError
 from zeropoint.graph.annotate import Annotation, annotate
 from zeropoint.graph.calibrate import Calibration
 from zeropoint.graph.canonicalize import canonicalize
-from zeropoint.graph.capture import Captured, CaptureError, as_call, capture
+from zeropoint.graph.capture import Captured, CaptureError, capture
 from zeropoint.graph.dynamic import DynamicLowering
 from zeropoint.graph.fuse import fuse
 from zeropoint.graph.lower import Lowering
 from zeropoint.graph.numbers_to_tensors import numbers_to_tensors
-from zeropoint.quantization.one_call import QuantizedModel, quantize_modules
+from zeropoint.quantization.one_call import QuantizedModel, as_call, quantize_modules
 from zeropoint.quantization.qconfig import QConfig
 from zeropoint.quantization.qconfig_mapping import QConfigMapping, get_default_qconfig_mapping
 from zeropoint.quantization.quantize import quantize_dynamic

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from zeropoint import ops
+from zeropoint.graph.constants import constant_of, is_constant
 
 __all__ = ["fuse"]
 
@@ -67,7 +68,7 @@ def _fuse_table(module: fx.GraphModule, node: fx.Node) -> None:
     if not _open_layer(layer, node):
         return
     tail = _tail(layer)
-    values = getattr(module, table.target) if isinstance(table, fx.Node) and table.op == "get_attr" else None
+    values = constant_of(module, table) if is_constant(table) else None
     start = _LAYERS[layer.target]
     if tail[7] is None and values is not None and values.dtype == layer.args[start - 1]:
         _move(layer, node, [*tail[:7], table])

@@ -19,7 +19,7 @@ from zeropoint.nn.quantized.modules.weighted import quantize_weight
 from zeropoint.tensor import QDtype, QTensor, is_per_channel
 from zeropoint.tensor._pointwise import make_table
 
-__all__ = ["Lowering", "source_name"]
+__all__ = ["GraphBuilder", "Lowering", "source_name"]
 
 aten = torch.ops.aten
 
@@ -46,39 +46,14 @@ def source_name(node: fx.Node) -> str:
     return names[-1] if names and names[-1] else node.name
 
 
-class Lowering:
-    """Builds the new graph in the order of the old one. ``coverage`` lists layer, operator, and "int8" or why it is float."""
+class GraphBuilder:
+    """A new graph beside the old one. ``coverage`` lists layer, operator, and "int8" or why it is float."""
 
-    def __init__(self, module: fx.GraphModule, annotation: Annotation, calibration: Calibration) -> None:
-        self.module, self.annotation, self.calibration = module, annotation, calibration
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
         self.graph = fx.Graph()
-        self.floats: dict[fx.Node, Any] = {}
-        self.ints: dict[fx.Node, Int8] = {}
         self.coverage: list[tuple[str, str, str]] = []
-        self._current: fx.Node | None = None
-
-    def run(self) -> fx.GraphModule:
-        for node in self.module.graph.nodes:
-            self._current = node
-            if node.op == "output":
-                self.graph.output(fx.map_arg(node.args[0], self.as_float))
-            elif node in self.annotation.carrier:
-                self.coverage.append((source_name(node), str(node.target), "int8"))  # done with its clamp
-            elif node in self.annotation.forms:
-                self._lower(node)
-                if node.target is not operator.getitem:
-                    self.coverage.append((source_name(node), str(node.target), "int8"))
-            else:
-                self.floats[node] = self.graph.node_copy(node, self.as_float)
-                if node in self.annotation.reasons:
-                    self.floats[node].meta["source"] = source_name(node)
-                    self.coverage.append((source_name(node), str(node.target), self.annotation.reasons[node]))
-        self.graph.eliminate_dead_code()
-        result = fx.GraphModule(self.module, self.graph)
-        result.graph.lint()
-        return result
-
-    # ---- values
+        self._current: fx.Node | None = None  # of the old graph, whose layer new calls belong to
 
     def call(self, operator: Any, *args: Any) -> fx.Node:
         node = self.graph.call_function(operator, args)
@@ -88,6 +63,42 @@ class Lowering:
 
     def constant(self, name: str, value: torch.Tensor) -> fx.Node:
         return add_constant(self.module, self.graph, name, value)
+
+    def cover(self, node: fx.Node, why: str) -> None:
+        self.coverage.append((source_name(node), str(node.target), why))
+
+
+class Lowering(GraphBuilder):
+    """Builds the new graph in the order of the old one."""
+
+    def __init__(self, module: fx.GraphModule, annotation: Annotation, calibration: Calibration) -> None:
+        super().__init__(module)
+        self.annotation, self.calibration = annotation, calibration
+        self.floats: dict[fx.Node, Any] = {}
+        self.ints: dict[fx.Node, Int8] = {}
+
+    def run(self) -> fx.GraphModule:
+        for node in self.module.graph.nodes:
+            self._current = node
+            if node.op == "output":
+                self.graph.output(fx.map_arg(node.args[0], self.as_float))
+            elif node in self.annotation.carrier:
+                self.cover(node, "int8")  # done with its clamp
+            elif node in self.annotation.forms:
+                self._lower(node)
+                if node.target is not operator.getitem:
+                    self.cover(node, "int8")
+            else:
+                self.floats[node] = self.graph.node_copy(node, self.as_float)
+                if node in self.annotation.reasons:
+                    self.floats[node].meta["source"] = source_name(node)
+                    self.cover(node, self.annotation.reasons[node])
+        self.graph.eliminate_dead_code()
+        result = fx.GraphModule(self.module, self.graph)
+        result.graph.lint()
+        return result
+
+    # ---- values
 
     def as_float(self, node: fx.Node) -> fx.Node:
         """The value in float32; dequantized if it only exists as int8."""
@@ -140,40 +151,33 @@ class Lowering:
         a = arguments(node)
         result, self._current = result or node, node
         x = self.as_int8(node.args[0])
-        weight = self._weight(node, a["weight"])
-        data, w_scale, w_zero_point = weight
+        data, w_scale, w_zero_point = self._weight(node, a["weight"])
         bias = self._corrected_bias(node, a, data, w_scale, w_zero_point)
-        convolution = node.target is not aten.linear.default
-        if node.target is aten.conv1d.default:
+        one_dimension = node.target is aten.conv1d.default
+        if one_dimension:
             data = data.unsqueeze(2)
         name = source_name(node)
-        constants = [
-            self.constant(f"{name}_weight", data.contiguous()),
-            None,
-            self.constant(f"{name}_scale", w_scale),
-            None if w_zero_point is None else self.constant(f"{name}_zero_point", w_zero_point),
-            None if bias is None else self.constant(f"{name}_bias", bias.float()),
-        ]
+        weight = self.constant(f"{name}_weight", data.contiguous())
+        zero = None if w_zero_point is None else self.constant(f"{name}_zero_point", w_zero_point)
+        rest = (self.constant(f"{name}_scale", w_scale), zero, self.constant(f"{name}_bias", bias))
         if result in self.annotation.quantized:
             scale, zero_point, dtype = self.output(result)
             output = (scale, zero_point, *self._clamp(bounds, scale, zero_point, dtype), dtype.storage)
         else:
             scale, zero_point, dtype, output = 1.0, 0, None, (1.0, 0, 0, 255, torch.float32)
-        if not convolution:
-            constants[1] = self.call(ops.linear_pack, constants[0], constants[3])
-            out = self.call(ops.linear, x.node, *constants, *x.qparams, *output)
+        if node.target is aten.linear.default:
+            packed = self.call(ops.linear_pack, weight, zero)
+            out = self.call(ops.linear, x.node, weight, packed, *rest, *x.qparams, *output)
         else:
-            one = node.target is aten.conv1d.default
             stride, padding, dilation = (
-                [first, *_numbers(a[key], 1)] if one else _numbers(a[key], 2)
+                [first, *_numbers(a[key], 1)] if one_dimension else _numbers(a[key], 2)
                 for key, first in (("stride", 1), ("padding", 0), ("dilation", 1))
             )
-            constants[1] = self.call(ops.conv2d_pack, constants[0], constants[3], dilation, a["groups"])
-            data_in = self.call(aten.unsqueeze.default, x.node, 2) if one else x.node
-            out = self.call(
-                ops.conv2d, data_in, *constants, stride, padding, dilation, a["groups"], *x.qparams, *output
-            )
-            if one:
+            packed = self.call(ops.conv2d_pack, weight, zero, dilation, a["groups"])
+            image = self.call(aten.unsqueeze.default, x.node, 2) if one_dimension else x.node
+            geometry = (stride, padding, dilation, a["groups"])
+            out = self.call(ops.conv2d, image, weight, packed, *rest, *geometry, *x.qparams, *output)
+            if one_dimension:
                 out = self.call(aten.squeeze.dim, out, 2)
         if dtype is None:
             out.meta["val"] = result.meta.get("val")
@@ -238,40 +242,26 @@ class Lowering:
             self.ints[node] = Int8(self.call(operator.getitem, x.node, node.args[1]), *x.qparams, x.dtype)
             return
         a = arguments(node)
-        if node.target is aten.max_pool2d.default:
+        if node.target in (aten.max_pool2d.default, aten.avg_pool2d.default):
             kernel = _numbers(a["kernel_size"], 2)
-            stride = _numbers(a["stride"], 2) if a["stride"] else kernel
-            out = self.call(
-                ops.max_pool2d,
-                x.node,
-                kernel,
-                stride,
-                _numbers(a["padding"], 2),
-                _numbers(a["dilation"], 2),
-                a["ceil_mode"],
-            )
-        elif node.target is aten.avg_pool2d.default:
-            kernel = _numbers(a["kernel_size"], 2)
-            stride = _numbers(a["stride"], 2) if a["stride"] else kernel
-            out = self.call(
-                ops.avg_pool2d, x.node, x.zero_point, kernel, stride, _numbers(a["padding"], 2), a["ceil_mode"],
-                a["count_include_pad"], a["divisor_override"],
-            )  # fmt: skip
+            window = (kernel, _numbers(a["stride"], 2) if a["stride"] else kernel, _numbers(a["padding"], 2))
+            if node.target is aten.max_pool2d.default:
+                out = self.call(ops.max_pool2d, x.node, *window, _numbers(a["dilation"], 2), a["ceil_mode"])
+            else:
+                rest = (a["ceil_mode"], a["count_include_pad"], a["divisor_override"])
+                out = self.call(ops.avg_pool2d, x.node, x.zero_point, *window, *rest)
         else:
-            rest = fx.map_arg((node.args[1:], node.kwargs), self.as_float)
-            out = self.graph.call_function(node.target, (x.node, *rest[0]), rest[1])
+            args, kwargs = fx.map_arg((node.args[1:], node.kwargs), self.as_float)
+            out = self.graph.call_function(node.target, (x.node, *args), kwargs)
             out.meta["source"] = source_name(node)
         self.ints[node] = Int8(out, x.scale, x.zero_point, x.dtype)
 
     def _binary(self, node: fx.Node, result: fx.Node | None = None, bounds: tuple[float, float] | None = None) -> None:
         result, self._current = result or node, node
         a, b = (self.as_int8(x) for x in self.annotation.inputs[node])
-        if _is_per_channel_factor(node.args[0], node.args[1]):
-            a, b = b, a
         scale, zero_point, dtype = self.output(result)
-        operator = ops.add if node.target is aten.add.Tensor else ops.mul
         out = self.call(
-            operator, a.node, *a.qparams, b.node, *b.qparams, scale, zero_point,
+            ops.add if node.target is aten.add.Tensor else ops.mul, a.node, *a.qparams, b.node, *b.qparams, scale, zero_point,
             *self._clamp(bounds, scale, zero_point, dtype), dtype.storage,
         )  # fmt: skip
         self.ints[result] = Int8(out, scale, zero_point, dtype)
@@ -298,12 +288,6 @@ class Lowering:
         if node.target is aten.mean.dim and not arguments(node)["keepdim"]:
             out = self.call(aten.flatten.using_ints, out, 1, 3)
         self.ints[node] = Int8(out, scale, zero_point, dtype)
-
-
-def _is_per_channel_factor(a: Any, b: Any) -> bool:
-    """Whether ``a`` is the [N, C, 1, 1] side of a product with [N, C, H, W]."""
-    x, y = a.meta["val"].shape, b.meta["val"].shape
-    return len(x) == 4 and str(x[2:]) != str(y[2:]) and all(isinstance(s, int) and s == 1 for s in x[2:])
 
 
 def _numbers(value: Any, count: int) -> list[int]:

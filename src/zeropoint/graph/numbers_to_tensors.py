@@ -12,7 +12,7 @@ from torch import fx
 
 from zeropoint import ops
 from zeropoint.graph.canonicalize import arguments
-from zeropoint.graph.constants import add_constant
+from zeropoint.graph.constants import add_constant, constant_of, is_constant
 
 __all__ = ["numbers_to_tensors"]
 
@@ -73,7 +73,7 @@ class _Rewriter:
     def _float_side(self, node: fx.Node, side: Any) -> fx.Node | None:
         if isinstance(side, (int, float)):
             return self.number(node, side, torch.float32)
-        value = getattr(self.module, side.target, None) if side.op == "get_attr" else side.meta.get("val")
+        value = constant_of(self.module, side) if is_constant(side) else side.meta.get("val")
         return side if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else None
 
     def _power(self, node: fx.Node, x: fx.Node, exponent: float, dtype: torch.dtype) -> None:

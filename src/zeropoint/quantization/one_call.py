@@ -17,12 +17,20 @@ from zeropoint.quantization.qconfig import QConfig, get_default_qconfig
 from zeropoint.quantization.quantize import convert, prepare
 from zeropoint.tensor import QTensor
 
-__all__ = ["QuantizedModel", "as_arguments", "fuse_and_convert", "quantize_modules"]
+__all__ = ["QuantizedModel", "as_arguments", "as_call", "fuse_and_convert", "quantize_modules"]
 
 
 def as_arguments(inputs: Any) -> tuple[Any, ...]:
     """One batch, a tensor or a sequence of arguments, as positional arguments."""
     return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
+def as_call(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """One batch as arguments of ``model``: a tensor, a sequence of arguments, or a mapping of arguments by name."""
+    if isinstance(inputs, Mapping):
+        bound = inspect.signature(model.forward).bind(**inputs)
+        return bound.args, bound.kwargs
+    return as_arguments(inputs), {}
 
 
 def fuse_and_convert(
@@ -63,12 +71,10 @@ class QuantizedModel(nn.Module):
 
 def _positional(model: nn.Module, inputs: Any) -> tuple[Any, ...]:
     """One batch as positional arguments of ``model``."""
-    if isinstance(inputs, Mapping):
-        bound = inspect.signature(model.forward).bind(**inputs)
-        if bound.kwargs:
-            raise QuantizationError(f"quantize: {', '.join(bound.kwargs)} can only be given by keyword; wrap the model")
-        return bound.args
-    return as_arguments(inputs)
+    args, kwargs = as_call(model, inputs)
+    if kwargs:
+        raise QuantizationError(f"quantize: {', '.join(kwargs)} can only be given by keyword; wrap the model")
+    return args
 
 
 def quantize_modules(model: nn.Module, calibration: Iterable[Any], qconfig: QConfig | None = None) -> QuantizedModel:
