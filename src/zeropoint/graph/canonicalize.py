@@ -142,7 +142,10 @@ def canonicalize(module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
-        if node.target is aten._native_batch_norm_legit_no_training.default:
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            # Copies that made a view possible are gone, and int8 images have another layout than the model's.
+            node.target = aten.reshape.default
+        elif node.target is aten._native_batch_norm_legit_no_training.default:
             node = _batch_norm_of_decomposition(node)
         if node.target is aten.batch_norm.default:
             _fold_batch_norm(module, node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 import logging
 import warnings
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.export import Dim
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
 from zeropoint.errors import QuantizationError
@@ -42,38 +44,75 @@ def is_inplace(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
+class _SimpleSizes(TorchFunctionMode):
+    """Ends a trace whose open sizes grow into long expressions.
+
+    Every stage of a network that pads by ``(w - H % w) % w`` makes them longer, and what torch.export spends on them
+    grows faster still, to hours. Sizes of plain convolutional networks have up to 10 operations.
+    """
+
+    LIMIT = 60  # operations in one size
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            for size in result.shape:
+                if isinstance(size, torch.SymInt) and size.node.expr.count_ops() > self.LIMIT:
+                    raise CaptureError(f"capture: a size has more than {self.LIMIT} operations: {size}")
+        return result
+
+
 def _doubled(leaf: Any) -> Any:
     return torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == 1 else leaf
 
 
 @contextmanager
 def _quiet() -> Any:
-    logger = logging.getLogger("torch._export")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch._export", "torch.fx.experimental.symbolic_shapes")]
+    levels = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
-def _dynamic(tree: Any) -> Any:
+class _Open(enum.Enum):
+    """Which dimensions of the inputs a graph leaves open."""
+
+    ALL = "all"
+    FIRST = "first"
+    NONE = "none"
+
+
+def _dynamic(tree: Any, opened: _Open) -> Any:
+    if opened is _Open.NONE:
+        return None
+    dims = lambda leaf: range(leaf.dim() if opened is _Open.ALL else min(leaf.dim(), 1))
     return torch.utils._pytree.tree_map(
-        lambda leaf: dict.fromkeys(range(leaf.dim()), Dim.AUTO) if isinstance(leaf, torch.Tensor) else None, tree
+        lambda leaf: dict.fromkeys(dims(leaf), Dim.AUTO) if isinstance(leaf, torch.Tensor) else None, tree
     )
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
-    """With every dimension that the model leaves open; a batch of 1 is doubled, since export takes 1 for a constant."""
+    """With every dimension that the model leaves open, or the first ones alone where sizes become too complicated.
+
+    A batch of 1 is doubled, since export takes 1 for a constant.
+    """
     reasons = []
     doubled = torch.utils._pytree.tree_map(_doubled, (args, kwargs))
-    for (a, k), shapes in ((doubled, True), ((args, kwargs), True), ((args, kwargs), False)):
+    given = (args, kwargs)
+    for (a, k), opened in ((doubled, _Open.ALL), (doubled, _Open.FIRST), (given, _Open.ALL), (given, _Open.NONE)):
         names = inspect.signature(model.forward).bind(*a, **k).arguments
-        dynamic = _dynamic(dict(names)) if shapes else None
         try:
-            return torch.export.export(model, a, k, dynamic_shapes=dynamic, strict=False)
+            with _SimpleSizes():
+                return torch.export.export(
+                    model, a, k, dynamic_shapes=_dynamic(dict(names), opened), strict=False
+                )
         except Exception as error:  # whatever stops export, the model can still run module by module
             reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
     raise CaptureError(f"capture: torch.export failed: {reasons[-1]}")
