@@ -93,9 +93,16 @@ inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& sizes
   return strides;
 }
 
-inline std::vector<int64_t> channels_last_strides(const std::vector<int64_t>& nchw) {
-  const int64_t c = nchw[1], w = nchw[3], h = nchw[2];
-  return {c * (w > 1 ? w : 1) * (h > 1 ? h : 1), 1, c * (w > 1 ? w : 1), c};
+// Of [N, C, H, W] or [N, C, D, H, W].
+inline std::vector<int64_t> channels_last_strides(const std::vector<int64_t>& sizes) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  int64_t step = sizes[1];
+  for (size_t i = sizes.size() - 1; i > 1; --i) {
+    strides[i] = step;
+    step *= sizes[i] > 1 ? sizes[i] : 1;
+  }
+  strides[0] = step;
+  return strides;
 }
 
 inline Tensor empty_contiguous(const std::vector<int64_t>& sizes, ScalarType dtype) {
@@ -122,17 +129,19 @@ inline int32_t to_u8_domain(int64_t q, ScalarType dtype) {
 
 inline uint8_t* bytes(const Tensor& t) { return static_cast<uint8_t*>(t.data_ptr()); }
 
-// True if elements of size > 1 dimensions are laid out as NHWC without gaps.
+// True if elements of size > 1 dimensions are laid out as NHWC or NDHWC without gaps.
 inline bool is_channels_last(const Tensor& t) {
-  if (t.dim() != 4) return false;
+  if (t.dim() != 4 && t.dim() != 5) return false;
   const auto sizes = sizes_of(t), strides = strides_of(t), want = channels_last_strides(sizes);
-  for (size_t i = 0; i < 4; ++i)
+  for (size_t i = 0; i < sizes.size(); ++i)
     if (sizes[i] > 1 && strides[i] != want[i]) return false;
   return true;
 }
 
 inline Tensor to_channels_last(const Tensor& t) {
-  return is_channels_last(t) ? t : torch::stable::contiguous(t, torch::headeronly::MemoryFormat::ChannelsLast);
+  using torch::headeronly::MemoryFormat;
+  if (is_channels_last(t)) return t;
+  return torch::stable::contiguous(t, t.dim() == 5 ? MemoryFormat::ChannelsLast3d : MemoryFormat::ChannelsLast);
 }
 
 // Asking costs nothing, torch::stable::contiguous a trip through the dispatcher.

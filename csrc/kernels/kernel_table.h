@@ -43,11 +43,14 @@ struct Epilogue {
   bool relu = false;
 };
 
-// NHWC geometry of an implicit GEMM: row m is the output pixel (n, oh, ow), tap t the pair (kh, kw).
+// NDHWC geometry of an implicit GEMM: row m is the output pixel (n, od, oh, ow), tap t the triple (kd, kh, kw). Images
+// have a depth of 1; only the implicit GEMM reads the depth's fields.
 struct ConvGeometry {
   int64_t in_h, in_w, out_h, out_w, kernel_w;
   int64_t stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
   int64_t row_stride, image_stride;  // bytes between input rows, images
+  int64_t in_d = 1, out_d = 1, kernel_h = 1, stride_d = 1, pad_d = 0, dilation_d = 1;
+  int64_t plane_stride = 0;  // bytes between the planes of a volume
 };
 
 // C[m, n] = sum over taps and kc of A(m, tap)[k] * B[tap][k][n]: matrix product and convolution.

@@ -1,4 +1,4 @@
-// zeropoint::conv2d and its packing: picks depthwise, merged-row (few channels) or direct implicit GEMM.
+// zeropoint::conv2d, conv3d and their packing: picks depthwise, merged-row (few channels) or direct implicit GEMM.
 #include <algorithm>
 #include <cstring>
 
@@ -12,44 +12,56 @@ namespace {
 // which are neighbours in NHWC memory, are then read as one.
 constexpr int64_t kFewChannels = 16;
 
-PackKind conv_kind(int64_t groups, int64_t out_channels, int64_t channels_per_group, int64_t dilation_w) {
-  if (groups > 1 && channels_per_group == 1 && out_channels == groups) return PackKind::kDepthwise;
+PackKind conv_kind(int64_t dims, int64_t groups, int64_t out_channels, int64_t channels_per_group, int64_t dilation_w) {
+  if (dims == 2 && groups > 1 && channels_per_group == 1 && out_channels == groups) return PackKind::kDepthwise;
   return groups == 1 && channels_per_group < kFewChannels && dilation_w == 1 ? PackKind::kMergedRows
                                                                              : PackKind::kDirect;
 }
 
-Tensor conv2d_pack(Tensor weight, OptionalTensor zero_point, std::vector<int64_t> dilation, int64_t groups) {
-  ZP_REQUIRE(weight.dim() == 4 && weight.scalar_type() == ScalarType::Char,
-             "conv2d_pack: weight must be int8 [out_channels, in_channels / groups, kernel_h, kernel_w]");
-  ZP_REQUIRE(weight.numel() > 0, "conv2d_pack: weight must not be empty");
-  ZP_REQUIRE(groups >= 1 && weight.size(0) % groups == 0, "conv2d_pack: out_channels " +
-                                                              std::to_string(weight.size(0)) +
+Tensor pack(const std::string& what, int64_t dims, Tensor weight, const OptionalTensor& zero_point,
+            const std::vector<int64_t>& dilation, int64_t groups) {
+  ZP_REQUIRE(weight.dim() == dims + 2 && weight.scalar_type() == ScalarType::Char,
+             what + ": weight must be int8 [out_channels, in_channels / groups, " +
+                 (dims == 3 ? "kernel_d, kernel_h, kernel_w]" : "kernel_h, kernel_w]"));
+  ZP_REQUIRE(weight.numel() > 0, what + ": weight must not be empty");
+  ZP_REQUIRE(groups >= 1 && weight.size(0) % groups == 0, what + ": out_channels " + std::to_string(weight.size(0)) +
                                                               " is not divisible by groups " + std::to_string(groups));
-  ZP_REQUIRE(dilation.size() == 2, "conv2d_pack: dilation needs 2 values");
+  ZP_REQUIRE(static_cast<int64_t>(dilation.size()) == dims, what + ": dilation needs " + std::to_string(dims) + " values");
+  // Planes of a contiguous kernel are one below the other: rows of one plane.
+  if (dims == 3) weight = to_contiguous(weight);
   WeightView v = {};
   v.data = static_cast<const int8_t*>(weight.data_ptr());
   v.groups = groups;
   v.n = weight.size(0) / groups;
   v.channels = weight.size(1);
-  v.kernel_h = weight.size(2);
-  v.kernel_w = weight.size(3);
+  v.kernel_h = dims == 3 ? weight.size(2) * weight.size(3) : weight.size(2);
+  v.kernel_w = weight.size(dims + 1);
   v.stride_n = weight.stride(0);
   v.stride_c = weight.stride(1);
-  v.stride_h = weight.stride(2);
-  v.stride_w = weight.stride(3);
+  v.stride_h = weight.stride(dims);
+  v.stride_w = weight.stride(dims + 1);
   if (zero_point) {
     ZP_REQUIRE(zero_point->scalar_type() == ScalarType::Long && zero_point->is_contiguous() &&
                    (zero_point->numel() == 1 || zero_point->numel() == weight.size(0)),
-               "conv2d_pack: weight_zero_point must be contiguous int64 with 1 or out_channels values");
+               what + ": weight_zero_point must be contiguous int64 with 1 or out_channels values");
     v.zero_point = static_cast<const int64_t*>(zero_point->data_ptr());
     v.zero_point_step = zero_point->numel() == 1 ? 0 : 1;
   }
-  const PackedHeader header = plan_pack(v, conv_kind(groups, weight.size(0), v.channels, dilation[1]), kernels());
+  const PackKind kind = conv_kind(dims, groups, weight.size(0), v.channels, dilation.back());
+  const PackedHeader header = plan_pack(v, kind, kernels());
   Tensor blob = empty_contiguous({header.total_bytes}, ScalarType::Byte);
   start_pack(header, bytes(blob));
   parallel(v.groups * v.n, v.channels * v.kernel_h * v.kernel_w,
            [&](int64_t begin, int64_t end) { pack_weights(v, header, bytes(blob), begin, end); });
   return blob;
+}
+
+Tensor conv2d_pack(Tensor weight, OptionalTensor zero_point, std::vector<int64_t> dilation, int64_t groups) {
+  return pack("conv2d_pack", 2, weight, zero_point, dilation, groups);
+}
+
+Tensor conv3d_pack(Tensor weight, OptionalTensor zero_point, std::vector<int64_t> dilation, int64_t groups) {
+  return pack("conv3d_pack", 3, weight, zero_point, dilation, groups);
 }
 
 // One row of planes to one row of pixels.
@@ -59,42 +71,45 @@ void interleave(const uint8_t* __restrict in, int64_t plane, int64_t step, int64
     for (int c = 0; c < Channels; ++c) out[w * Channels + c] = in[w * step + c * plane];
 }
 
-// Copies x, in any layout and signedness, to NHWC with a border of zero points, so that the kernel never
+// Copies x, in any layout and signedness, to NDHWC with a border of zero points, so that the kernel never
 // meets an edge and may read past a pixel's end.
 const uint8_t* padded_copy(const Tensor& x, uint8_t zero_point, ConvGeometry& g) {
   const int64_t batch = x.size(0), channels = x.size(1);
-  const int64_t height = g.in_h + 2 * g.pad_h, width = g.in_w + 2 * g.pad_w;
-  const auto stride = strides_of(x);
+  const int64_t depth = g.in_d + 2 * g.pad_d, height = g.in_h + 2 * g.pad_h, width = g.in_w + 2 * g.pad_w;
+  std::vector<int64_t> stride = strides_of(x);
+  if (x.dim() == 4) stride.insert(stride.begin() + 2, 0);
   const uint8_t flip = sign_flip(x.scalar_type());
   const uint8_t* source = bytes(x);
-  uint8_t* copy = scratch(Scratch::kInput, static_cast<size_t>(batch * height * width * channels) + 64);
-  const int64_t in_h = g.in_h, in_w = g.in_w, pad_h = g.pad_h, pad_w = g.pad_w;
-  parallel(batch * height, width * channels, [&](int64_t begin, int64_t end) {
+  uint8_t* copy = scratch(Scratch::kInput, static_cast<size_t>(batch * depth * height * width * channels) + 64);
+  const ConvGeometry from = g;
+  parallel(batch * depth * height, width * channels, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t h = row % height - pad_h;
+      const int64_t h = row % height - from.pad_h, d = row / height % depth - from.pad_d;
       uint8_t* out = copy + row * width * channels;
-      const bool inside = h >= 0 && h < in_h;
-      std::fill_n(out, inside ? pad_w * channels : width * channels, zero_point);
+      const bool inside = h >= 0 && h < from.in_h && d >= 0 && d < from.in_d;
+      std::fill_n(out, inside ? from.pad_w * channels : width * channels, zero_point);
       if (!inside) continue;
-      const uint8_t* in = source + row / height * stride[0] + h * stride[2];
-      out += pad_w * channels;
-      if (stride[1] == 1 && stride[3] == channels)
-        std::memcpy(out, in, static_cast<size_t>(in_w * channels));
+      const uint8_t* in = source + row / (height * depth) * stride[0] + d * stride[2] + h * stride[3];
+      out += from.pad_w * channels;
+      if (stride[1] == 1 && stride[4] == channels)
+        std::memcpy(out, in, static_cast<size_t>(from.in_w * channels));
       else if (channels == 3)
-        interleave<3>(in, stride[1], stride[3], in_w, out);
+        interleave<3>(in, stride[1], stride[4], from.in_w, out);
       else
-        for (int64_t w = 0; w < in_w; ++w)
-          for (int64_t c = 0; c < channels; ++c) out[w * channels + c] = in[w * stride[3] + c * stride[1]];
+        for (int64_t w = 0; w < from.in_w; ++w)
+          for (int64_t c = 0; c < channels; ++c) out[w * channels + c] = in[w * stride[4] + c * stride[1]];
       if (flip)
-        for (int64_t i = 0; i < in_w * channels; ++i) out[i] ^= flip;
-      std::fill_n(out + in_w * channels, pad_w * channels, zero_point);
+        for (int64_t i = 0; i < from.in_w * channels; ++i) out[i] ^= flip;
+      std::fill_n(out + from.in_w * channels, from.pad_w * channels, zero_point);
     }
   });
+  g.in_d = depth;
   g.in_h = height;
   g.in_w = width;
-  g.pad_h = g.pad_w = 0;
+  g.pad_d = g.pad_h = g.pad_w = 0;
   g.row_stride = width * channels;
-  g.image_stride = height * width * channels;
+  g.plane_stride = height * g.row_stride;
+  g.image_stride = depth * g.plane_stride;
   return copy;
 }
 
@@ -156,68 +171,75 @@ struct PixelOrder {
 // Above this many pixels the padded ones are few.
 constexpr int64_t kOrderedPixels = 1024;
 
-Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTensor, OptionalTensor bias,
-              std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
-              double x_scale, int64_t x_zero_point, double scale, int64_t zero_point, int64_t quant_min,
-              int64_t quant_max, ScalarType dtype, OptionalTensor residual, double residual_scale,
-              int64_t residual_zero_point, double sum_scale, int64_t sum_zero_point, int64_t sum_min, int64_t sum_max,
-              OptionalTensor table) {
-  constexpr const char* what = "conv2d";
+// Sizes and strides of a call of `dims` spatial dimensions.
+ConvGeometry geometry(const std::string& what, int64_t dims, const Tensor& x, const Tensor& weight,
+                      std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation) {
+  const auto is = [&](const std::vector<int64_t>& values, int64_t least) {
+    return static_cast<int64_t>(values.size()) == dims &&
+           std::all_of(values.begin(), values.end(), [&](int64_t v) { return v >= least; });
+  };
+  ZP_REQUIRE(is(stride, 1) && is(dilation, 1) && is(padding, 0),
+             what + ": stride, padding and dilation need " + std::to_string(dims) +
+                 " values each; stride and dilation must be positive, padding not negative");
+  const auto shape = sizes_of(x), kernel = sizes_of(weight);
+  std::vector<int64_t> in(shape.begin() + 2, shape.end()), taps(kernel.begin() + 2, kernel.end());
+  if (dims == 2) {  // one plane
+    for (auto* values : {&in, &taps, &stride, &dilation}) values->insert(values->begin(), 1);
+    padding.insert(padding.begin(), 0);
+  }
+  int64_t out[3];
+  for (size_t i = 0; i < 3; ++i) out[i] = output_extent(in[i], taps[i], stride[i], padding[i], dilation[i]);
+  ZP_REQUIRE(out[0] > 0 && out[1] > 0 && out[2] > 0,
+             what + ": the kernel does not fit into the padded input of " + std::to_string(in[0]) + "x" +
+                 std::to_string(in[1]) + "x" + std::to_string(in[2]));
+  ConvGeometry g = {};
+  g.in_d = in[0], g.in_h = in[1], g.in_w = in[2];
+  g.out_d = out[0], g.out_h = out[1], g.out_w = out[2];
+  g.kernel_h = taps[1], g.kernel_w = taps[2];
+  g.stride_d = stride[0], g.stride_h = stride[1], g.stride_w = stride[2];
+  g.pad_d = padding[0], g.pad_h = padding[1], g.pad_w = padding[2];
+  g.dilation_d = dilation[0], g.dilation_h = dilation[1], g.dilation_w = dilation[2];
+  g.row_stride = g.in_w * x.size(1);
+  g.plane_stride = g.in_h * g.row_stride;
+  g.image_stride = g.in_d * g.plane_stride;
+  return g;
+}
+
+Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, const Tensor& packed,
+                const Tensor& w_scale, const OptionalTensor& bias, const std::vector<int64_t>& stride,
+                const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation, int64_t groups,
+                const OutputSpec& spec, TailSpec tail) {
+  const std::string what = name;
   const KernelTable& kernel = kernels();
-  ZP_REQUIRE(is_byte(x) && x.dim() == 4, "conv2d: x must be uint8 or int8 [N, C, H, W]");
-  ZP_REQUIRE(weight.dim() == 4, "conv2d: weight must have 4 dimensions");
-  ZP_REQUIRE(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
-             "conv2d: stride, padding and dilation need 2 values each");
-  ZP_REQUIRE(stride[0] > 0 && stride[1] > 0 && dilation[0] > 0 && dilation[1] > 0 && padding[0] >= 0 && padding[1] >= 0,
-             "conv2d: stride and dilation must be positive, padding not negative");
-  const int64_t out_channels = weight.size(0), channels = x.size(1), kernel_h = weight.size(2),
-                kernel_w = weight.size(3);
-  ZP_REQUIRE(groups >= 1 && channels == weight.size(1) * groups, "conv2d: x has " + std::to_string(channels) +
+  ZP_REQUIRE(is_byte(x) && x.dim() == dims + 2,
+             what + ": x must be uint8 or int8 " + (dims == 3 ? "[N, C, D, H, W]" : "[N, C, H, W]"));
+  ZP_REQUIRE(weight.dim() == dims + 2, what + ": weight must have " + std::to_string(dims + 2) + " dimensions");
+  const int64_t out_channels = weight.size(0), channels = x.size(1);
+  ZP_REQUIRE(groups >= 1 && channels == weight.size(1) * groups, what + ": x has " + std::to_string(channels) +
                                                                      " channels, the weight expects " +
                                                                      std::to_string(weight.size(1) * groups));
-  const PackedHeader& h = read_header(bytes(packed), packed.numel(), kernel, what);
-  ZP_REQUIRE(h.kind == conv_kind(groups, out_channels, weight.size(1), dilation[1]) && h.kernel_w == kernel_w &&
-                 h.groups * h.n == out_channels,
-             "conv2d: `packed` was made for other groups, dilation or shape");
+  ConvGeometry g = geometry(what, dims, x, weight, stride, padding, dilation);
+  const PackedHeader& h = read_header(bytes(packed), packed.numel(), kernel, name);
+  const int64_t kernel_h = dims == 3 ? weight.size(2) * weight.size(3) : weight.size(2), kernel_w = g.kernel_w;
+  ZP_REQUIRE(h.kind == conv_kind(dims, groups, out_channels, weight.size(1), dilation.back()) &&
+                 h.kernel_w == kernel_w && h.groups * h.n == out_channels &&
+                 h.unique_taps == kernel_h * (h.kind == PackKind::kMergedRows ? 1 : kernel_w),
+             what + ": `packed` was made for other groups, dilation or shape");
 
-  ConvGeometry g = {};
-  g.in_h = x.size(2);
-  g.in_w = x.size(3);
-  g.kernel_w = kernel_w;
-  g.stride_h = stride[0];
-  g.stride_w = stride[1];
-  g.pad_h = padding[0];
-  g.pad_w = padding[1];
-  g.dilation_h = dilation[0];
-  g.dilation_w = dilation[1];
-  g.out_h = output_extent(g.in_h, kernel_h, stride[0], padding[0], dilation[0]);
-  g.out_w = output_extent(g.in_w, kernel_w, stride[1], padding[1], dilation[1]);
-  ZP_REQUIRE(g.out_h > 0 && g.out_w > 0, "conv2d: the kernel does not fit into the padded input of " +
-                                             std::to_string(g.in_h) + "x" + std::to_string(g.in_w));
-  g.row_stride = g.in_w * channels;
-  g.image_stride = g.in_h * g.row_stride;
   const int64_t batch = x.size(0);
-  const std::vector<int64_t> sizes = {batch, out_channels, g.out_h, g.out_w};
-  Tensor out = empty_strided(sizes, channels_last_strides(sizes), dtype);
-  TailSpec tail{.residual = {},
-                .residual_scale = residual_scale,
-                .residual_zero_point = residual_zero_point,
-                .sum_scale = sum_scale,
-                .sum_zero_point = sum_zero_point,
-                .sum_min = sum_min,
-                .sum_max = sum_max,
-                .table = table};
-  if (residual) {
-    ZP_REQUIRE(is_byte(*residual) && sizes_of(*residual) == sizes,
-               "conv2d: residual must be 8 bit with the output's shape");
-    tail.residual = to_channels_last(*residual);
+  std::vector<int64_t> sizes = {batch, out_channels, g.out_d, g.out_h, g.out_w};
+  if (dims == 2) sizes.erase(sizes.begin() + 2);
+  Tensor out = empty_strided(sizes, channels_last_strides(sizes), spec.dtype);
+  if (tail.residual) {
+    ZP_REQUIRE(is_byte(*tail.residual) && sizes_of(*tail.residual) == sizes,
+               what + ": residual must be 8 bit with the output's shape");
+    tail.residual = to_channels_last(*tail.residual);
   }
   if (batch == 0) return out;
-  const OutputSpec spec{x_scale, x_zero_point, x.scalar_type(), scale, zero_point, quant_min, quant_max, dtype};
-  Epilogue epilogue = make_epilogue(what, bytes(packed), h, w_scale, bias, spec, tail);
+  Epilogue epilogue = make_epilogue(name, bytes(packed), h, w_scale, bias, spec, tail);
   epilogue.residual_stride = out_channels;
 
-  const auto pad_value = static_cast<uint8_t>(to_u8_domain(x_zero_point, x.scalar_type()));
+  const auto pad_value = static_cast<uint8_t>(to_u8_domain(spec.x_zero_point, x.scalar_type()));
   const bool copies =
       h.kind == PackKind::kMergedRows || sign_flip(x.scalar_type()) || (h.kind == PackKind::kDirect && h.kc % 4);
   if (!copies) x = to_channels_last(x);
@@ -268,12 +290,13 @@ Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
   p.out_stride = out_channels;
   ConvGeometry rows = g;
   if (h.kind == PackKind::kMergedRows) rows.kernel_w = 1;
-  const int64_t m = batch * g.out_h * g.out_w;
+  const int64_t m = batch * g.out_d * g.out_h * g.out_w;
+  const bool padded = g.pad_d > 0 || g.pad_h > 0 || g.pad_w > 0;
   // A 1x1 kernel with stride 1 and no padding is a plain matrix product.
-  const bool plain = h.unique_taps == 1 && stride[0] == 1 && stride[1] == 1 && g.pad_h == 0 && g.pad_w == 0 && !copies;
+  const bool plain = h.unique_taps == 1 && g.stride_d == 1 && g.stride_h == 1 && g.stride_w == 1 && !padded && !copies;
   p.conv = plain ? nullptr : &rows;
   // Padding adds nothing where its byte is 0 and products are of uint8.
-  const bool pads = !plain && !copies && pad_value == 0 && (g.pad_h > 0 || g.pad_w > 0);
+  const bool pads = dims == 2 && !plain && !copies && pad_value == 0 && padded;
   const bool bytes_out = epilogue.output == Epilogue::Output::kU8 && !epilogue.table;
   if (pads && bytes_out && kernel.k_per_lane == 4 && g.out_h * g.out_w <= kOrderedPixels) {
     static thread_local PixelOrder pixels;
@@ -282,7 +305,7 @@ Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
     p.tiles = pixels.tiles.data();
     p.tile_count = static_cast<int64_t>(pixels.tiles.size()) - 1;
   }
-  const int64_t element = dtype == ScalarType::Float || dtype == ScalarType::Int ? 4 : 1;
+  const int64_t element = spec.dtype == ScalarType::Float || spec.dtype == ScalarType::Int ? 4 : 1;
   for (int64_t group = 0; group < h.groups; ++group) {
     p.a = input + group * h.kc;
     p.b = bytes(packed) + h.data_offset + group * h.group_bytes;
@@ -298,11 +321,33 @@ Tensor conv2d(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
   return out;
 }
 
+template <int64_t Dims>
+Tensor conv(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTensor, OptionalTensor bias,
+            std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
+            double x_scale, int64_t x_zero_point, double scale, int64_t zero_point, int64_t quant_min,
+            int64_t quant_max, ScalarType dtype, OptionalTensor residual, double residual_scale,
+            int64_t residual_zero_point, double sum_scale, int64_t sum_zero_point, int64_t sum_min, int64_t sum_max,
+            OptionalTensor table) {
+  const OutputSpec spec{x_scale, x_zero_point, x.scalar_type(), scale, zero_point, quant_min, quant_max, dtype};
+  const TailSpec tail{.residual = residual,
+                      .residual_scale = residual_scale,
+                      .residual_zero_point = residual_zero_point,
+                      .sum_scale = sum_scale,
+                      .sum_zero_point = sum_zero_point,
+                      .sum_min = sum_min,
+                      .sum_max = sum_max,
+                      .table = table};
+  return convolve(Dims == 2 ? "conv2d" : "conv3d", Dims, x, weight, packed, w_scale, bias, stride, padding, dilation,
+                  groups, spec, tail);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
   ZP_OPERATOR(m, "conv2d_pack", conv2d_pack);
-  ZP_OPERATOR(m, "conv2d", conv2d);
+  ZP_OPERATOR(m, "conv2d", conv<2>);
+  ZP_OPERATOR(m, "conv3d_pack", conv3d_pack);
+  ZP_OPERATOR(m, "conv3d", conv<3>);
 }
 
 }  // namespace zeropoint

@@ -54,8 +54,8 @@ class Generator:
     def layout(self, x: torch.Tensor) -> torch.Tensor:
         """Contiguous, channels_last, or a view with gaps and an offset."""
         kind = self.random.random()
-        if x.dim() == 4 and kind < 0.5:
-            return x.contiguous(memory_format=torch.channels_last)
+        if x.dim() in (4, 5) and kind < 0.5:
+            return x.contiguous(memory_format=torch.channels_last_3d if x.dim() == 5 else torch.channels_last)
         if x.dim() and kind > 0.8:
             wide = torch.zeros((*x.shape[:-1], x.shape[-1] + 3), dtype=x.dtype)
             wide[..., 2:-1] = x
@@ -92,7 +92,7 @@ class Generator:
             tail["table"] = self.integers((256,), dtype)
         return tail
 
-    def conv2d(self) -> Case:
+    def conv2d(self, volume: bool = False) -> Case:
         groups = self.one(1, 1, 1, 2, 4)
         if self.chance(0.4):
             groups = self.one(2, 3, 8, 17, 32, 64, 65, 130)
@@ -101,9 +101,11 @@ class Generator:
             channels = groups * self.one(1, 2, 3, 4, 5, 8, 16, 20, 33)
             out_channels = groups * self.one(1, 2, 15, 16, 17, 31, 32, 40, 63, 64, 65, 70, 130)
         kernel = self.one((1, 1), (3, 3), (3, 3), (5, 5), (1, 3), (7, 7), (2, 4))
-        stride, dilation = [self.one(1, 1, 2, 3) for _ in "hw"], [self.one(1, 1, 1, 2) for _ in "hw"]
-        padding = [self.one(0, 1, 2, kernel[0] // 2) for _ in "hw"]
-        extra = (self.one(0, 1, 4, 9), self.one(0, 2, 5, 11, 40))
+        extra: tuple[int, ...] = (self.one(0, 1, 4, 9), self.one(0, 2, 5, 11, 40))
+        if volume:
+            kernel, extra = (self.one(1, 2, 3), *kernel), (self.one(0, 1, 3), *extra)
+        stride, dilation = [self.one(1, 1, 2, 3) for _ in kernel], [self.one(1, 1, 1, 2) for _ in kernel]
+        padding = [self.one(0, 1, 2, k // 2) for k in kernel]
         size = [
             max(1, (k - 1) * d + 1 - 2 * p) + e for k, d, p, e in zip(kernel, dilation, padding, extra, strict=True)
         ]
@@ -114,12 +116,17 @@ class Generator:
         tail_arguments = [0.02, self.zero_point(x.dtype), *output]
         arguments = [scale, zero_point, bias, stride, padding, dilation, groups, *tail_arguments]
         none = torch.empty(0, dtype=torch.uint8)
-        tail = self.tail(_reference.conv2d(x, weight, none, *arguments).shape, dtype)
+        name = "conv3d" if volume else "conv2d"
+        expected, actual, pack = (getattr(*part) for part in ((_reference, name), (ops, name), (ops, f"{name}_pack")))
+        tail = self.tail(expected(x, weight, none, *arguments).shape, dtype)
         return Case(
-            f"conv2d {tuple(x.shape)} {x.stride()} {x.dtype} {tuple(weight.shape)} {arguments[3:]} tail {list(tail)}",
-            lambda: _reference.conv2d(x, weight, none, *arguments, **tail),
-            lambda: ops.conv2d(x, weight, ops.conv2d_pack(weight, zero_point, dilation, groups), *arguments, **tail),
+            f"{name} {tuple(x.shape)} {x.stride()} {x.dtype} {tuple(weight.shape)} {arguments[3:]} tail {list(tail)}",
+            lambda: expected(x, weight, none, *arguments, **tail),
+            lambda: actual(x, weight, pack(weight, zero_point, dilation, groups), *arguments, **tail),
         )
+
+    def conv3d(self) -> Case:
+        return self.conv2d(volume=True)
 
     def linear(self) -> Case:
         m, k, n = (
@@ -376,7 +383,7 @@ class Generator:
         return self._same("avg_pool2d", f"{size} {arguments[2:]}", *arguments)
 
     FAMILIES = (
-        "conv2d", "conv2d", "conv2d", "linear", "linear", "quantize_per_tensor", "quantize_per_channel",
+        "conv2d", "conv2d", "conv2d", "conv3d", "linear", "linear", "quantize_per_tensor", "quantize_per_channel",
         "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "add_float", "attention", "lookup", "pool",
         "matmul", "matmul", "normalize", "softmax", "linear_dynamic", "linear_grouped", "linear_grouped", "rnn_dynamic",
     )  # fmt: skip

@@ -80,7 +80,7 @@ struct Slots {
 // One convolution or matrix product: what all tables get.
 struct Problem {
   bool conv, depthwise;
-  int64_t n, kc, kernel_h, kernel_w, rows;
+  int64_t n, kc, kernel_d, kernel_h, kernel_w, rows;
   ConvGeometry g = {};
   std::vector<int8_t> weight;
   std::vector<int64_t> zero_points;
@@ -95,12 +95,21 @@ struct Problem {
     depthwise = conv && chance(50);
     n = pick({1, 3, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 130});
     kc = depthwise ? 1 : 4 * pick({1, 2, 4, 5, 16, 33});
+    kernel_d = conv && !depthwise ? pick({1, 1, 2, 3}) : 1;
     kernel_h = conv ? pick({1, 3, 5, 7}) : 1;
     kernel_w = conv ? pick({1, 3, 3, 5, 7}) : 1;
     rows = pick({1, 2, 5, 6, 7, 13, 49});
     const int64_t channels = depthwise ? n : kc;
     if (conv) {
+      g.kernel_h = kernel_h;
       g.kernel_w = kernel_w;
+      if (kernel_d > 1) {
+        g.stride_d = pick({1, 2});
+        g.dilation_d = pick({1, 2});
+        g.pad_d = pick({0, 1});
+        g.in_d = (kernel_d - 1) * g.dilation_d + 1 + pick({0, 1, 3});
+        g.out_d = (g.in_d + 2 * g.pad_d - (kernel_d - 1) * g.dilation_d - 1) / g.stride_d + 1;
+      }
       g.stride_h = pick({1, 2});
       g.stride_w = pick({1, 1, 2, 3});
       g.dilation_h = pick({1, 1, 2});
@@ -112,13 +121,14 @@ struct Problem {
       g.out_h = (g.in_h + 2 * g.pad_h - (kernel_h - 1) * g.dilation_h - 1) / g.stride_h + 1;
       g.out_w = (g.in_w + 2 * g.pad_w - (kernel_w - 1) * g.dilation_w - 1) / g.stride_w + 1;
       g.row_stride = g.in_w * channels;
-      g.image_stride = g.in_h * g.row_stride;
-      rows = g.out_h * g.out_w;
+      g.plane_stride = g.in_h * g.row_stride;
+      g.image_stride = g.in_d * g.plane_stride;
+      rows = g.out_d * g.out_h * g.out_w;
     }
     x = random_vector<uint8_t>(conv ? g.image_stride : rows * kc);
     x_zero_point = static_cast<int32_t>(engine() % 256);
     pad.assign(static_cast<size_t>(channels), static_cast<uint8_t>(x_zero_point));
-    weight = random_vector<int8_t>(n * kc * kernel_h * kernel_w);
+    weight = random_vector<int8_t>(n * kc * kernel_d * kernel_h * kernel_w);
     if (chance(20)) {
       zero_points.resize(static_cast<size_t>(n));
       for (auto& z : zero_points) z = static_cast<int8_t>(engine());
@@ -139,13 +149,13 @@ struct Problem {
     w.data = weight.data();
     w.groups = depthwise ? n : 1;
     w.n = depthwise ? 1 : n;
-    w.kernel_h = kernel_h;
+    w.kernel_h = kernel_d * kernel_h;
     w.kernel_w = kernel_w;
     w.channels = kc;
     w.stride_c = 1;
     w.stride_w = kc;
     w.stride_h = kc * kernel_w;
-    w.stride_n = kc * kernel_w * kernel_h;
+    w.stride_n = kc * kernel_w * kernel_h * kernel_d;
     w.zero_point = zero_points.empty() ? nullptr : zero_points.data();
     w.zero_point_step = 1;
     const PackedHeader h = plan_pack(w, depthwise ? PackKind::kDepthwise : PackKind::kDirect, t);

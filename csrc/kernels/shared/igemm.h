@@ -14,13 +14,12 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Address of the first byte of A for an output row and tap, or the padding row.
 struct RowCursor {
-  int64_t n, oh, ow;
+  int64_t n, od, oh, ow;
 };
 
 inline RowCursor cursor_at(const ConvGeometry& g, int64_t m) {
-  const int64_t area = g.out_h * g.out_w;
-  const int64_t rest = m % area;
-  return {m / area, rest / g.out_w, rest % g.out_w};
+  const int64_t area = g.out_h * g.out_w, rest = m % area, plane = m / area;
+  return {plane / g.out_d, plane % g.out_d, rest / g.out_w, rest % g.out_w};
 }
 
 inline void advance(const ConvGeometry& g, RowCursor& c) {
@@ -28,7 +27,10 @@ inline void advance(const ConvGeometry& g, RowCursor& c) {
     c.ow = 0;
     if (++c.oh == g.out_h) {
       c.oh = 0;
-      ++c.n;
+      if (++c.od == g.out_d) {
+        c.od = 0;
+        ++c.n;
+      }
     }
   }
 }
@@ -36,10 +38,12 @@ inline void advance(const ConvGeometry& g, RowCursor& c) {
 // Byte offset of each tap from an output pixel's first tap.
 inline void tap_offsets(const IgemmParams& p, int64_t* offsets) {
   for (int64_t t = 0; t < p.taps; ++t) {
-    const int64_t tap = t % p.unique_taps;
-    offsets[t] = p.conv ? tap / p.conv->kernel_w * p.conv->dilation_h * p.conv->row_stride +
-                              tap % p.conv->kernel_w * p.conv->dilation_w * p.a_stride
-                        : 0;
+    offsets[t] = 0;
+    if (!p.conv) continue;
+    const ConvGeometry& g = *p.conv;
+    const int64_t tap = t % p.unique_taps, row = tap / g.kernel_w;
+    offsets[t] = row / g.kernel_h * g.dilation_d * g.plane_stride + row % g.kernel_h * g.dilation_h * g.row_stride +
+                 tap % g.kernel_w * g.dilation_w * p.a_stride;
   }
 }
 
@@ -52,9 +56,10 @@ inline void row_pointers(const IgemmParams& p, const int64_t* offsets, int64_t m
     return;
   }
   const ConvGeometry& g = *p.conv;
-  if (g.pad_h == 0 && g.pad_w == 0) {  // every tap is inside
+  if (g.pad_h == 0 && g.pad_w == 0 && g.pad_d == 0) {  // every tap is inside
     const auto start = [&] {
-      return p.a + c.n * g.image_stride + c.oh * g.stride_h * g.row_stride + c.ow * g.stride_w * p.a_stride;
+      return p.a + c.n * g.image_stride + c.od * g.stride_d * g.plane_stride + c.oh * g.stride_h * g.row_stride +
+             c.ow * g.stride_w * p.a_stride;
     };
     const uint8_t* base = start();
     const int64_t step = g.stride_w * p.a_stride;
@@ -66,20 +71,24 @@ inline void row_pointers(const IgemmParams& p, const int64_t* offsets, int64_t m
     }
     return;
   }
-  const int64_t kernel_h = p.unique_taps / g.kernel_w;
-  const int64_t last_h = g.in_h - (kernel_h - 1) * g.dilation_h, last_w = g.in_w - (g.kernel_w - 1) * g.dilation_w;
+  const int64_t kernel_d = p.unique_taps / (g.kernel_w * g.kernel_h);
+  const int64_t last_d = g.in_d - (kernel_d - 1) * g.dilation_d, last_h = g.in_h - (g.kernel_h - 1) * g.dilation_h,
+                last_w = g.in_w - (g.kernel_w - 1) * g.dilation_w;
   for (int r = 0; r < rows; ++r, advance(g, c)) {
-    const int64_t h0 = c.oh * g.stride_h - g.pad_h, w0 = c.ow * g.stride_w - g.pad_w;
-    const uint8_t* base = p.a + c.n * g.image_stride + h0 * g.row_stride + w0 * p.a_stride;
+    const int64_t d0 = c.od * g.stride_d - g.pad_d, h0 = c.oh * g.stride_h - g.pad_h, w0 = c.ow * g.stride_w - g.pad_w;
+    const uint8_t* base =
+        p.a + c.n * g.image_stride + d0 * g.plane_stride + h0 * g.row_stride + w0 * p.a_stride;
     const uint8_t** dst = pointers + r;
-    if (h0 >= 0 && h0 < last_h && w0 >= 0 && w0 < last_w) {
+    if (d0 >= 0 && d0 < last_d && h0 >= 0 && h0 < last_h && w0 >= 0 && w0 < last_w) {
       for (int64_t t = 0; t < p.taps; ++t) dst[t * kMaxRows] = base + offsets[t];
       continue;
     }
     for (int64_t t = 0; t < p.taps; ++t) {
-      const int64_t tap = t % p.unique_taps;
-      const int64_t h = h0 + tap / g.kernel_w * g.dilation_h, w = w0 + tap % g.kernel_w * g.dilation_w;
-      dst[t * kMaxRows] = h >= 0 && h < g.in_h && w >= 0 && w < g.in_w ? base + offsets[t] : p.pad_row;
+      const int64_t tap = t % p.unique_taps, row = tap / g.kernel_w;
+      const int64_t d = d0 + row / g.kernel_h * g.dilation_d, h = h0 + row % g.kernel_h * g.dilation_h,
+                    w = w0 + tap % g.kernel_w * g.dilation_w;
+      const bool inside = d >= 0 && d < g.in_d && h >= 0 && h < g.in_h && w >= 0 && w < g.in_w;
+      dst[t * kMaxRows] = inside ? base + offsets[t] : p.pad_row;
     }
   }
 }
@@ -247,7 +256,7 @@ void igemm_ordered(const IgemmParams& p, int64_t tile0, int64_t tile1, int64_t p
       const int rows = p.tiles[in_image + 1] - p.tiles[in_image];
       const uint8_t** block = pointers + i * kMaxRows * p.taps;
       for (int r = 0; r < rows; ++r) {
-        RowCursor cursor{image, pixels[r] / g.out_w, pixels[r] % g.out_w};
+        RowCursor cursor{image, 0, pixels[r] / g.out_w, pixels[r] % g.out_w};
         row_pointers(p, offsets, 0, 1, cursor, block + r);
         places[i * kMaxRows + r] = image * area + pixels[r];
       }

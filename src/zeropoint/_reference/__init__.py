@@ -5,7 +5,7 @@ docs/numerics.md is written out. Native kernels are tested to equal these bit fo
 """
 
 from zeropoint._reference.attention import attention
-from zeropoint._reference.conv import conv2d, conv2d_pack
+from zeropoint._reference.conv import conv2d, conv2d_pack, conv3d, conv3d_pack
 from zeropoint._reference.dynamic import linear_dynamic, rnn_dynamic
 from zeropoint._reference.elementwise import add, add_float, lookup, mul
 from zeropoint._reference.grouped import linear_grouped, linear_grouped_pack
@@ -29,6 +29,8 @@ __all__ = [
     "avg_pool2d",
     "conv2d",
     "conv2d_pack",
+    "conv3d",
+    "conv3d_pack",
     "dequantize_per_channel",
     "dequantize_per_tensor",
     "global_avg_pool2d",

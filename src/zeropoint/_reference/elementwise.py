@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from zeropoint._reference.quantize import f32, is_nhwc, keep_layout, round_clamp
+from zeropoint._reference.quantize import f32, is_channels_last, keep_layout, round_clamp
 from zeropoint.errors import QuantizationError
 
 __all__ = ["add", "add_float", "lookup", "mul"]
@@ -51,8 +51,8 @@ def add_float(a: torch.Tensor, b: torch.Tensor, subtract: bool) -> torch.Tensor:
     if a.dtype != torch.float32 or b.dtype != torch.float32:
         raise QuantizationError(f"add_float: a and b must be float32, got {a.dtype} and {b.dtype}")
     result = a - b if subtract else a + b
-    nhwc = a.shape == b.shape and is_nhwc(a) and is_nhwc(b)
-    return result.contiguous(memory_format=torch.channels_last) if nhwc else result.contiguous()
+    alike = a.shape == b.shape and is_channels_last(a) and is_channels_last(b)
+    return keep_layout(result, a) if alike else result.contiguous()
 
 
 def mul(

@@ -13,7 +13,8 @@ __all__ = [
     "f32",
     "fma32",
     "integer_range",
-    "is_nhwc",
+    "channels_last_format",
+    "is_channels_last",
     "keep_layout",
     "quantize_per_channel",
     "quantize_per_tensor",
@@ -32,15 +33,21 @@ def integer_range(dtype: torch.dtype) -> tuple[int, int]:
     return info.min, info.max
 
 
-def is_nhwc(x: torch.Tensor) -> bool:
-    """Whether ``x`` is channels_last and not contiguous."""
-    return not x.is_contiguous() and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+def channels_last_format(dims: int) -> torch.memory_format:
+    """The layout of [N, C, H, W] or [N, C, D, H, W] with channels side by side."""
+    return torch.channels_last_3d if dims == 5 else torch.channels_last
+
+
+def is_channels_last(x: torch.Tensor) -> bool:
+    """Whether ``x`` is channels_last, of images or volumes, and not contiguous."""
+    dims = x.dim()
+    return not x.is_contiguous() and dims in (4, 5) and x.is_contiguous(memory_format=channels_last_format(dims))
 
 
 def keep_layout(result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """``result`` in the layout kernels give: channels_last if ``like`` is that and not contiguous."""
-    if is_nhwc(like):
-        return result.contiguous(memory_format=torch.channels_last)
+    if is_channels_last(like):
+        return result.contiguous(memory_format=channels_last_format(like.dim()))
     return result.contiguous()
 
 

@@ -236,9 +236,8 @@ class _Reader:
         if packing is None:
             raise ProgramError(f"{name}: {key} is not packed by the prologue")
         _require(packing.arguments[0] == arguments[weight], f"{name}: {key} is packed from another weight")
-        kind = {"conv2d": "conv2d_pack", "linear_grouped": "linear_grouped_pack"}.get(
-            name.split("::")[1], "linear_pack"
-        )
+        operator = name.split("::")[1]
+        kind = f"{operator}_pack" if operator in ("conv2d", "conv3d", "linear_grouped") else "linear_pack"
         _require(packing.operator == f"zeropoint::{kind}", f"{name}: {key} is packed for another operator")
 
     def _argument(self, value: Any, depth: int) -> Any:

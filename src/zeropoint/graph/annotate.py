@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import fx
 
+from zeropoint.graph.builder import module_path
 from zeropoint.graph.canonicalize import arguments
 from zeropoint.graph.constants import constant_of, is_constant
+from zeropoint.graph.recurrent import RECURRENT, recurrent_reason
 from zeropoint.quantization.qconfig import QConfigAny
 from zeropoint.quantization.qconfig_mapping import QConfigMapping
 
-__all__ = ["Annotation", "Form", "annotate", "module_path", "scalar_of", "unary_function"]
+__all__ = ["POOLS", "Annotation", "Form", "annotate", "scalar_of", "unary_function"]
 
 aten = torch.ops.aten
 
@@ -86,14 +88,22 @@ _FUNCTIONS = {
     aten.neg.default, aten.sqrt.default, aten.exp.default, aten.square.default, aten.pow.Tensor_Scalar,
 }  # fmt: skip
 
+POOLS = {
+    aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default, aten.avg_pool1d.default, aten.avg_pool2d.default,
+    aten.adaptive_avg_pool2d.default,
+}  # fmt: skip
 _KEEP = {
-    aten.max_pool2d.default, aten.avg_pool2d.default, aten.view.default, aten.reshape.default, aten.flatten.using_ints,
+    *POOLS, aten.constant_pad_nd.default, aten.pad.default, aten.reshape.default, aten.flatten.using_ints,
     aten.unflatten.int, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.transpose.int, aten.permute.default,
     aten.select.int, aten.slice.Tensor, aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default,
     aten.upsample_nearest2d.vec, aten.contiguous.default, aten.expand.default, aten.unbind.int, aten.chunk.default,
     aten.split.Tensor, aten.split_with_sizes.default, operator.getitem,
 }  # fmt: skip
-_LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.linear.default}
+_ADAPTIVE = {
+    aten.adaptive_avg_pool1d.default: 1, aten.adaptive_avg_pool2d.default: 2, aten.adaptive_avg_pool3d.default: 3,
+}  # fmt: skip
+_POOL_DIMS = {aten.max_pool1d.default: 3, aten.avg_pool1d.default: 3, aten.max_pool3d.default: 5}
+_LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default}
 
 
 def _value(node: Any) -> torch.Tensor | None:
@@ -104,35 +114,42 @@ def _value(node: Any) -> torch.Tensor | None:
 def _layer_reason(module: fx.GraphModule, node: fx.Node) -> str | None:
     a = arguments(node)
     value = _value(node)
-    dims = 3 if node.target is aten.conv1d.default else 4
-    if node.target is not aten.linear.default and (value is None or value.dim() != dims):
-        return f"convolutions have int8 forms for batches: {dims} dimensions"
     if not is_constant(a["weight"]):
         return "its weight is computed, not fixed"
     if a["bias"] is not None and not is_constant(a["bias"]):
         return "its bias is computed, not fixed"
-    if isinstance(a.get("padding"), str):
-        return "padding by name"
+    if node.target is not aten.linear.default:
+        weight = constant_of(module, a["weight"])
+        assert weight is not None
+        if value is None or value.dim() != weight.dim():
+            return f"convolutions have int8 forms for batches: {weight.dim()} dimensions"
     return None
 
 
 def _keep_reason(node: fx.Node) -> str | None:
     value = _value(node.args[0])
-    if node.target in (aten.max_pool2d.default, aten.avg_pool2d.default) and (value is None or value.dim() != 4):
-        return "pools have int8 forms for [N, C, H, W]"
+    if node.target in POOLS:
+        dims = _POOL_DIMS.get(node.target, 4)
+        if value is None or value.dim() != dims:
+            return f"this pool has an int8 form for batches: {dims} dimensions"
+    if node.target in (aten.constant_pad_nd.default, aten.pad.default):
+        a = arguments(node)
+        if a.get("mode", "constant") != "constant" or (a["value"] or 0) != 0:
+            return "padding other than zeros"
     return None
 
 
 def _mean_input(node: fx.Node) -> fx.Node | None:
-    """The [N, C, H, W] value that ``node`` averages over all positions."""
+    """The [N, C, *positions] value that ``node`` averages over all positions."""
     a = arguments(node)
     value = _value(a["self"])
-    if value is None or value.dim() != 4:
+    if value is None or value.dim() not in (3, 4, 5):
         return None
-    if node.target is aten.adaptive_avg_pool2d.default:
-        return a["self"] if list(a["output_size"]) == [1, 1] else None
+    dims = value.dim() - 2
+    if node.target in _ADAPTIVE:
+        return a["self"] if _ADAPTIVE[node.target] == dims and list(a["output_size"]) == [1] * dims else None
     if node.target is aten.mean.dim and a["dtype"] is None and a["dim"] is not None:
-        return a["self"] if sorted(d % 4 for d in a["dim"]) == [2, 3] else None
+        return a["self"] if sorted(d % (dims + 2) for d in a["dim"]) == list(range(2, dims + 2)) else None
     return None
 
 
@@ -183,12 +200,15 @@ def _classify(module: fx.GraphModule, node: fx.Node) -> tuple[Form | None, list[
     unary = unary_function(module, node)
     if unary is not None:
         return Form.TABLE, [unary[0]], None
+    if target in _ADAPTIVE or target is aten.mean.dim:
+        x = _mean_input(node)
+        if x is not None:
+            return Form.MEAN, [x], None
+        if target is not aten.adaptive_avg_pool2d.default:
+            return None, [], "an average other than over all positions"
     if target in _KEEP and isinstance(node.args[0], fx.Node):
         reason = _keep_reason(node)
         return (None, [], reason) if reason else (Form.KEEP, [node.args[0]], None)
-    if target in (aten.adaptive_avg_pool2d.default, aten.mean.dim):
-        x = _mean_input(node)
-        return (Form.MEAN, [x], None) if x is not None else (None, [], "an average other than over H and W")
     if target in (aten.add.Tensor, aten.mul.Tensor):
         sides = _binary_sides(node)
         return (None, [], sides) if isinstance(sides, str) else (Form.BINARY, sides, None)
@@ -201,14 +221,6 @@ def _classify(module: fx.GraphModule, node: fx.Node) -> tuple[Form | None, list[
             return None, [], "a part is fixed"
         return Form.JOIN, parts, None
     return None, [], "no int8 form"
-
-
-def module_path(node: fx.Node) -> tuple[list[str], list[str]]:
-    """Names and type names of the modules around the node, outermost first."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    names = [re.sub(r"^L\['self'\]\.?", "", str(name)) for name, _ in stack]
-    types = [kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}" for _, kind in stack]
-    return names, types
 
 
 def _qconfig(mapping: QConfigMapping, node: fx.Node) -> QConfigAny:
@@ -240,6 +252,7 @@ class Annotation:
         quantized: values that exist as int8.
         carrier: a LAYER or BINARY whose clamp (ReLU, ReLU6 ...) is part of it, to the clamp's node.
         group: value to the representative of those it shares qparams with.
+        recurrent: layers with int8 weights whose inputs are quantized at run time, over their rows.
         reasons: operators that stay float, with the reason.
     """
 
@@ -249,6 +262,7 @@ class Annotation:
     carrier: dict[fx.Node, fx.Node] = field(default_factory=dict)
     group: dict[fx.Node, fx.Node] = field(default_factory=dict)
     qconfigs: dict[fx.Node, QConfigAny] = field(default_factory=dict)
+    recurrent: set[fx.Node] = field(default_factory=set)
     reasons: dict[fx.Node, str] = field(default_factory=dict)
 
     def representative(self, node: fx.Node) -> fx.Node:
@@ -298,6 +312,13 @@ def annotate(module: fx.GraphModule, mapping: QConfigMapping) -> Annotation:
     found = Annotation()
     nodes = [n for n in module.graph.nodes if n.op == "call_function" and _is_operator(n)]
     for node in nodes:
+        if node.target in RECURRENT and _qconfig(mapping, node) is not None:
+            reason = recurrent_reason(node)
+            if reason is None:
+                found.recurrent.add(node)
+            else:
+                found.reasons[node] = reason
+            continue
         form, inputs, reason = _classify(module, node)
         qconfig = _qconfig(mapping, node) if form is not None else None
         if form is not None and qconfig is None:

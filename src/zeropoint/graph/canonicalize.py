@@ -9,6 +9,8 @@ from torch import fx
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from zeropoint.graph.constants import add_constant, constant_of, is_constant
+from zeropoint.graph.rewrite import Rewriter
+from zeropoint.graph.transposed import TRANSPOSED, replace_transposed
 
 __all__ = ["arguments", "canonicalize"]
 
@@ -24,6 +26,11 @@ _IDENTITIES = {
     aten.lift_fresh_copy.default,
 }
 _COPIES = {aten.to.dtype, aten.clone.default, aten.contiguous.default}
+_PADDED_BY_NAME = {
+    aten.conv1d.padding: aten.conv1d.default,
+    aten.conv2d.padding: aten.conv2d.default,
+    aten.conv3d.padding: aten.conv3d.default,
+}
 _CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
 
 
@@ -80,7 +87,10 @@ def _fold_batch_norm(module: fx.GraphModule, node: fx.Node) -> None:
         return
     gamma, beta, mean, variance, eps = found
     source, graph = node.args[0], node.graph
-    layer = isinstance(source, fx.Node) and source.target in (*_CONVOLUTIONS, aten.linear.default)
+    layer = isinstance(source, fx.Node) and (
+        source.target in (*_CONVOLUTIONS, aten.linear.default)
+        or (source.target in TRANSPOSED and arguments(source)["groups"] == 1)
+    )
     if (
         layer
         and len(source.users) == 1
@@ -88,8 +98,11 @@ def _fold_batch_norm(module: fx.GraphModule, node: fx.Node) -> None:
     ):
         weight = constant_of(module, source.args[1])
         bias = constant_of(module, source.args[2]) if len(source.args) > 2 else None
-        fold = fuse_linear_bn_weights if source.target is aten.linear.default else fuse_conv_bn_weights
-        folded = fold(weight, bias, mean, variance, eps, gamma, beta)
+        norm = (mean, variance, eps, gamma, beta)
+        if source.target is aten.linear.default:
+            folded = fuse_linear_bn_weights(weight, bias, *norm)
+        else:
+            folded = fuse_conv_bn_weights(weight, bias, *norm, transpose=source.target in TRANSPOSED)
         with graph.inserting_before(source):
             constants = [
                 add_constant(module, graph, f"{source.name}_{n}", p.detach()) for n, p in zip("wb", folded, strict=True)
@@ -135,10 +148,37 @@ def _is_sigmoid_gate(node: fx.Node) -> fx.Node | None:
     return None
 
 
+def _replace_named_padding(module: fx.GraphModule, node: fx.Node) -> None:
+    """``padding="same"`` or ``"valid"`` as numbers; of an odd "same", the larger side is a pad of its own, as in torch."""
+    a = arguments(node)
+    value, weight = a["input"].meta["val"], a["weight"].meta.get("val")
+    if weight is None:
+        weight = constant_of(module, a["weight"])
+    assert weight is not None
+    dims = weight.dim() - 2
+    spatial = lambda key: list(a[key]) * dims if len(a[key]) == 1 else list(a[key])
+    dilation = spatial("dilation")
+    total = [0] * dims
+    if a["padding"] == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    rewriter = Rewriter(module, node)
+    x = a["input"]
+    if any(t % 2 for t in total):
+        sides = [side for t in reversed(total) for side in (0, t % 2)]
+        x = rewriter.call(aten.constant_pad_nd.default, x, sides, 0)
+    assert value.dim() in (dims + 1, dims + 2)
+    target = _PADDED_BY_NAME[node.target]
+    padding = [t // 2 for t in total]
+    rewriter.replace(rewriter.call(target, x, a["weight"], a["bias"], spatial("stride"), padding, dilation, a["groups"]))
+
+
 def canonicalize(module: fx.GraphModule) -> None:
     """Rewrites ``module`` in place to the spellings that the later passes know."""
     graph = module.graph
     _drop_identities(graph)
+    for node in list(graph.nodes):
+        if node.target in _PADDED_BY_NAME:
+            _replace_named_padding(module, node)
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
@@ -154,5 +194,8 @@ def canonicalize(module: fx.GraphModule) -> None:
                 silu = graph.call_function(aten.silu.default, (x,))
             silu.meta = dict(node.meta)
             _replace(node, silu)
+    for node in list(graph.nodes):
+        if node.target in TRANSPOSED:
+            replace_transposed(module, node, arguments(node))
     graph.eliminate_dead_code()
     module.recompile()

@@ -11,15 +11,17 @@ from torch import fx
 
 from zeropoint import ops
 from zeropoint._reference.quantize import f32
-from zeropoint.graph.annotate import Annotation, Form, clamp_bounds, module_path, unary_function
+from zeropoint.graph.annotate import POOLS, Annotation, Form, clamp_bounds, unary_function
+from zeropoint.graph.builder import GraphBuilder, source_name
 from zeropoint.graph.calibrate import Calibration
 from zeropoint.graph.canonicalize import arguments
-from zeropoint.graph.constants import add_constant, constant_of
+from zeropoint.graph.constants import constant_of
+from zeropoint.graph.recurrent import lower_recurrent
 from zeropoint.nn.quantized.modules.weighted import quantize_weight
 from zeropoint.tensor import QDtype, QTensor, is_per_channel
 from zeropoint.tensor._pointwise import make_table
 
-__all__ = ["GraphBuilder", "Lowering", "source_name"]
+__all__ = ["Lowering"]
 
 aten = torch.ops.aten
 
@@ -38,36 +40,6 @@ class Int8:
         return self.scale, self.zero_point
 
 
-def source_name(node: fx.Node) -> str:
-    """Where the operator stands in the model: the module's name, or the node's."""
-    if "source" in node.meta:
-        return str(node.meta["source"])
-    names, _ = module_path(node)
-    return names[-1] if names and names[-1] else node.name
-
-
-class GraphBuilder:
-    """A new graph beside the old one. ``coverage`` lists layer, operator, and "int8" or why it is float."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        self.module = module
-        self.graph = fx.Graph()
-        self.coverage: list[tuple[str, str, str]] = []
-        self._current: fx.Node | None = None  # of the old graph, whose layer new calls belong to
-
-    def call(self, operator: Any, *args: Any) -> fx.Node:
-        node = self.graph.call_function(operator, args)
-        if self._current is not None:
-            node.meta["source"] = source_name(self._current)
-        return node
-
-    def constant(self, name: str, value: torch.Tensor) -> fx.Node:
-        return add_constant(self.module, self.graph, name, value)
-
-    def cover(self, node: fx.Node, why: str) -> None:
-        self.coverage.append((source_name(node), str(node.target), why))
-
-
 class Lowering(GraphBuilder):
     """Builds the new graph in the order of the old one."""
 
@@ -84,6 +56,11 @@ class Lowering(GraphBuilder):
                 self.graph.output(fx.map_arg(node.args[0], self.as_float))
             elif node in self.annotation.carrier:
                 self.cover(node, "int8")  # done with its clamp
+            elif node in self.floats:
+                continue  # a part of a recurrent layer's result
+            elif node in self.annotation.recurrent:
+                self.floats.update(lower_recurrent(self, node, self.as_float))
+                self.cover(node, "int8")
             elif node in self.annotation.forms:
                 self._lower(node)
                 if node.target is not operator.getitem:
@@ -153,7 +130,7 @@ class Lowering(GraphBuilder):
         x = self.as_int8(node.args[0])
         data, w_scale, w_zero_point = self._weight(node, a["weight"])
         bias = self._corrected_bias(node, a, data, w_scale, w_zero_point)
-        one_dimension = node.target is aten.conv1d.default
+        one_dimension, dims = node.target is aten.conv1d.default, 3 if node.target is aten.conv3d.default else 2
         if one_dimension:
             data = data.unsqueeze(2)
         name = source_name(node)
@@ -170,13 +147,14 @@ class Lowering(GraphBuilder):
             out = self.call(ops.linear, x.node, weight, packed, *rest, *x.qparams, *output)
         else:
             stride, padding, dilation = (
-                [first, *_numbers(a[key], 1)] if one_dimension else _numbers(a[key], 2)
+                [first, *_numbers(a[key], 1)] if one_dimension else _numbers(a[key], dims)
                 for key, first in (("stride", 1), ("padding", 0), ("dilation", 1))
             )
-            packed = self.call(ops.conv2d_pack, weight, zero, dilation, a["groups"])
+            convolve, pack = (ops.conv3d, ops.conv3d_pack) if dims == 3 else (ops.conv2d, ops.conv2d_pack)
+            packed = self.call(pack, weight, zero, dilation, a["groups"])
             image = self.call(aten.unsqueeze.default, x.node, 2) if one_dimension else x.node
             geometry = (stride, padding, dilation, a["groups"])
-            out = self.call(ops.conv2d, image, weight, packed, *rest, *geometry, *x.qparams, *output)
+            out = self.call(convolve, image, weight, packed, *rest, *geometry, *x.qparams, *output)
             if one_dimension:
                 out = self.call(aten.squeeze.dim, out, 2)
         if dtype is None:
@@ -241,20 +219,48 @@ class Lowering(GraphBuilder):
         if node.target is operator.getitem:
             self.ints[node] = Int8(self.call(operator.getitem, x.node, node.args[1]), *x.qparams, x.dtype)
             return
-        a = arguments(node)
-        if node.target in (aten.max_pool2d.default, aten.avg_pool2d.default):
-            kernel = _numbers(a["kernel_size"], 2)
-            window = (kernel, _numbers(a["stride"], 2) if a["stride"] else kernel, _numbers(a["padding"], 2))
-            if node.target is aten.max_pool2d.default:
-                out = self.call(ops.max_pool2d, x.node, *window, _numbers(a["dilation"], 2), a["ceil_mode"])
-            else:
-                rest = (a["ceil_mode"], a["count_include_pad"], a["divisor_override"])
-                out = self.call(ops.avg_pool2d, x.node, x.zero_point, *window, *rest)
+        if node.target in POOLS:
+            out = self._pool(node, x)
+        elif node.target in (aten.constant_pad_nd.default, aten.pad.default):
+            out = self.call(aten.constant_pad_nd.default, x.node, arguments(node)["pad"], x.zero_point)
         else:
             args, kwargs = fx.map_arg((node.args[1:], node.kwargs), self.as_float)
             out = self.graph.call_function(node.target, (x.node, *args), kwargs)
             out.meta["source"] = source_name(node)
         self.ints[node] = Int8(out, x.scale, x.zero_point, x.dtype)
+
+    def _pool(self, node: fx.Node, x: Int8) -> fx.Node:
+        a, target, image = arguments(node), node.target, x.node
+        if target is aten.adaptive_avg_pool2d.default:
+            return self.call(ops.adaptive_avg_pool2d, image, x.zero_point, _numbers(a["output_size"], 2))
+        dims = {aten.max_pool1d.default: 1, aten.avg_pool1d.default: 1, aten.max_pool3d.default: 3}.get(target, 2)
+        kernel = _numbers(a["kernel_size"], dims)
+        stride = _numbers(a["stride"], dims) if a["stride"] else kernel
+        window = [kernel, stride, _numbers(a["padding"], dims)]
+        if dims == 1:
+            image = self.call(aten.unsqueeze.default, image, 2)
+            window = [[1, *window[0]], [1, *window[1]], [0, *window[2]]]
+        if target in (aten.avg_pool1d.default, aten.avg_pool2d.default):
+            rest = (a["ceil_mode"], a["count_include_pad"], a.get("divisor_override"))
+            out = self.call(ops.avg_pool2d, image, x.zero_point, *window, *rest)
+        else:
+            window.append(_numbers(a["dilation"], dims) if dims > 1 else [1, *_numbers(a["dilation"], 1)])
+            if dims == 3:
+                return self._max_pool3d(image, window, a["ceil_mode"])
+            out = self.call(ops.max_pool2d, image, *window, a["ceil_mode"])
+        return self.call(aten.squeeze.dim, out, 2) if dims == 1 else out
+
+    def _max_pool3d(self, x: fx.Node, window: list[list[int]], ceil_mode: bool) -> fx.Node:
+        """Over the planes first, then over the depth."""
+        planes = self.call(aten.flatten.using_ints, self.call(aten.transpose.int, x, 1, 2), 0, 1)
+        planes = self.call(ops.max_pool2d, planes, *(values[1:] for values in window), ceil_mode)
+        size = self.call(aten.sym_size.int, x, 2)
+        volume = self.call(aten.unflatten.int, planes, 0, [-1, size])
+        line = self.call(aten.flatten.using_ints, self.call(aten.transpose.int, volume, 1, 2), 3, 4)
+        kernel, stride, padding, dilation = (values[0] for values in window)
+        line = self.call(ops.max_pool2d, line, [kernel, 1], [stride, 1], [padding, 0], [dilation, 1], ceil_mode)
+        width = self.call(aten.sym_size.int, planes, 3)
+        return self.call(aten.unflatten.int, line, 3, [-1, width])
 
     def _binary(self, node: fx.Node, result: fx.Node | None = None, bounds: tuple[float, float] | None = None) -> None:
         result, self._current = result or node, node
@@ -275,18 +281,20 @@ class Lowering(GraphBuilder):
     def _mean(self, node: fx.Node) -> None:
         x = self.as_int8(self.annotation.inputs[node][0])
         scale, zero_point, dtype = self.output(node)
-        out = self.call(
-            ops.global_avg_pool2d,
-            x.node,
-            *x.qparams,
-            scale,
-            zero_point,
-            dtype.quant_min,
-            dtype.quant_max,
-            dtype.storage,
-        )
+        dims = self.annotation.inputs[node][0].meta["val"].dim() - 2
+        image = x.node
+        if dims == 1:
+            image = self.call(aten.unsqueeze.default, image, 2)
+        elif dims == 3:
+            image = self.call(aten.flatten.using_ints, image, 2, 3)
+        output = (scale, zero_point, dtype.quant_min, dtype.quant_max, dtype.storage)
+        out = self.call(ops.global_avg_pool2d, image, *x.qparams, *output)
         if node.target is aten.mean.dim and not arguments(node)["keepdim"]:
             out = self.call(aten.flatten.using_ints, out, 1, 3)
+        elif dims == 1:
+            out = self.call(aten.squeeze.dim, out, 2)
+        elif dims == 3:
+            out = self.call(aten.unsqueeze.default, out, 2)
         self.ints[node] = Int8(out, scale, zero_point, dtype)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from zeropoint._reference.conv import conv_extent
 from zeropoint._reference.pool import pool_extent
-from zeropoint._reference.quantize import is_nhwc
+from zeropoint._reference.quantize import channels_last_format, is_channels_last
 
 __all__: list[str] = []
 
@@ -26,14 +26,17 @@ def _fake(name: str) -> Callable[[_FakeKernel], _FakeKernel]:
 
 def _like(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Keeps contiguous and channels_last layouts, makes any other contiguous, as the kernels do."""
-    if is_nhwc(x):
-        return torch.empty(x.shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+    if is_channels_last(x):
+        return _channels_last(x, x.shape, dtype)
     return torch.empty(x.shape, dtype=dtype, device=x.device)
 
 
+def _channels_last(x: torch.Tensor, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device=x.device, memory_format=channels_last_format(len(shape)))
+
+
 def _nhwc(x: torch.Tensor, channels: int, height: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-    shape = (x.shape[0], channels, height, width)
-    return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
+    return _channels_last(x, (x.shape[0], channels, height, width), dtype)
 
 
 @_fake("quantize_per_tensor")
@@ -69,7 +72,8 @@ def _linear_pack(weight: torch.Tensor, w_zero_point: Any) -> torch.Tensor:
 
 
 @_fake("conv2d_pack")
-def _conv2d_pack(weight: torch.Tensor, w_zero_point: Any, dilation: Sequence[int], groups: int) -> torch.Tensor:
+@_fake("conv3d_pack")
+def _conv_pack(weight: torch.Tensor, w_zero_point: Any, dilation: Sequence[int], groups: int) -> torch.Tensor:
     return weight.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
 
 
@@ -129,7 +133,8 @@ def _rnn_dynamic(
 
 
 @_fake("conv2d")
-def _conv2d(
+@_fake("conv3d")
+def _conv(
     x: torch.Tensor,
     weight: torch.Tensor,
     packed: Any,
@@ -150,9 +155,8 @@ def _conv2d(
     *tail: Any,
     **kwargs: Any,
 ) -> torch.Tensor:
-    height = conv_extent(x.shape[2], weight.shape[2], stride[0], padding[0], dilation[0])
-    width = conv_extent(x.shape[3], weight.shape[3], stride[1], padding[1], dilation[1])
-    return _nhwc(x, weight.shape[0], height, width, dtype)
+    window = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    return _channels_last(x, (x.shape[0], weight.shape[0], *(conv_extent(*one) for one in window)), dtype)
 
 
 def _binary(
@@ -181,10 +185,10 @@ _fake("mul")(_binary)
 
 @_fake("add_float")
 def _add_float(a: torch.Tensor, b: torch.Tensor, subtract: bool) -> torch.Tensor:
-    nhwc = a.shape == b.shape and is_nhwc(a) and is_nhwc(b)
+    alike = a.shape == b.shape and is_channels_last(a) and is_channels_last(b)
     return (
         _like(a, a.dtype)
-        if nhwc
+        if alike
         else torch.empty(torch.broadcast_shapes(a.shape, b.shape), dtype=a.dtype, device=a.device)
     )
 

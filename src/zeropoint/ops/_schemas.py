@@ -6,13 +6,14 @@ import torch
 
 __all__ = ["SCHEMAS", "library"]
 
-# The common tail of linear and conv2d: output qparams, then residual addition, then table.
+# The common tail of linear and convolutions: output qparams, then residual addition, then table.
 _OUTPUT = (
     "float x_scale, int x_zero_point, float scale, int zero_point, int quant_min, int quant_max, ScalarType dtype, "
     "Tensor? residual=None, float residual_scale=1.0, int residual_zero_point=0, float sum_scale=1.0, "
     "int sum_zero_point=0, int sum_min=0, int sum_max=255, Tensor? table=None"
 )
 _WEIGHT = "Tensor weight, Tensor packed, Tensor w_scale, Tensor? w_zero_point, Tensor? bias"
+_CONVOLUTION = f"{_WEIGHT}, int[] stride, int[] padding, int[] dilation, int groups"
 _BINARY = (
     "(Tensor a, float a_scale, int a_zero_point, Tensor b, float b_scale, int b_zero_point, float scale, "
     "int zero_point, int quant_min, int quant_max, ScalarType dtype) -> Tensor"
@@ -39,7 +40,9 @@ SCHEMAS = {
         "bool per_row, bool reverse) -> (Tensor, Tensor, Tensor)"
     ),
     "conv2d_pack": "(Tensor weight, Tensor? w_zero_point, int[] dilation, int groups) -> Tensor",
-    "conv2d": f"(Tensor x, {_WEIGHT}, int[] stride, int[] padding, int[] dilation, int groups, {_OUTPUT}) -> Tensor",
+    "conv2d": f"(Tensor x, {_CONVOLUTION}, {_OUTPUT}) -> Tensor",
+    "conv3d_pack": "(Tensor weight, Tensor? w_zero_point, int[] dilation, int groups) -> Tensor",
+    "conv3d": f"(Tensor x, {_CONVOLUTION}, {_OUTPUT}) -> Tensor",
     "add": _BINARY,
     "mul": _BINARY,
     "add_float": "(Tensor a, Tensor b, bool subtract) -> Tensor",

@@ -1,7 +1,6 @@
-"""Convolutions of 1 to 3 dimensions, transposed ones too, as calls of the 2-d operator.
+"""Convolutions of 1 to 3 dimensions, transposed ones too, as calls of the operators for 2 and 3.
 
-* 1-d is 2-d of height 1.
-* 3-d is 2-d over the depth slices of a window, which count as channels: one accumulator, one rounding.
+* 1-d is 2-d of height 1; 3-d has an operator of its own.
 * A transposed convolution is a convolution with the kernel flipped over the input with ``stride - 1`` zero
   points between its elements. The outputs at each offset within a stride see one part of the kernel and no zero
   points between: they are computed apart, as convolutions of stride 1, unless dilation mixes the parts.
@@ -38,15 +37,13 @@ class Convolution:
     output_padding: tuple[int, ...] = ()
 
     def kernel_weight(self, weight: torch.Tensor) -> torch.Tensor:
-        """int8 ``[out, in / groups, *kernel]`` (transposed: ``[in, out / groups, *kernel]``) as the 2-d operator takes it."""
+        """int8 ``[out, in / groups, *kernel]`` (transposed: ``[in, out / groups, *kernel]``) as the operator takes it."""
         dims = len(self.stride)
         if self.transposed:
             grouped = weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
             weight = grouped.flatten(0, 1).flip(list(range(2, 2 + dims)))
         if dims == 1:
             weight = weight.unsqueeze(2)
-        elif dims == 3:
-            weight = weight.transpose(1, 2).flatten(1, 2)
         return weight.contiguous()
 
     def per_output_channel(self, values: torch.Tensor) -> torch.Tensor:
@@ -58,7 +55,9 @@ class Convolution:
         if self._in_phases(kernel_weight.shape[4 - dims :]):
             parts = [self._phase_weight(kernel_weight, phase) for phase in self._phases()]
             return tuple(ops.conv2d_pack(w, w_zero_point, (1, 1), self.groups) for w in parts)
-        dilation = (1, *self.dilation) if dims == 1 else self.dilation[-2:]
+        if dims == 3:
+            return ops.conv3d_pack(kernel_weight, w_zero_point, self.dilation, self.groups)
+        dilation = (1, *self.dilation) if dims == 1 else self.dilation
         return ops.conv2d_pack(kernel_weight, w_zero_point, dilation, self.groups)
 
     def __call__(
@@ -88,12 +87,8 @@ class Convolution:
         if dims == 1:
             out = ops.conv2d(x.unsqueeze(2), *weight, (1, *stride), (0, *padding), (1, *self.dilation), *tail)
             return out.squeeze(2)
-        if dims == 2:
-            return ops.conv2d(x, *weight, stride, padding, self.dilation, *tail)
-        slices = self._depth_windows(x, kernel_size[0], stride[0], padding[0], x_zero_point)
-        depth = slices.shape[1]
-        out = ops.conv2d(slices.flatten(0, 1), *weight, stride[1:], padding[1:], self.dilation[1:], *tail)
-        return out.unflatten(0, (x.shape[0], depth)).transpose(1, 2)
+        conv = ops.conv2d if dims == 2 else ops.conv3d
+        return conv(x, *weight, stride, padding, self.dilation, *tail)
 
     def _in_phases(self, kernel_size: Sequence[int]) -> bool:
         """Whether the outputs are computed apart by their offset within the stride: each has taps of its own."""
@@ -170,12 +165,3 @@ class Convolution:
         spread = torch.full(shape, zero_point, dtype=x.dtype, device=x.device)
         spread[tuple(inner)] = x
         return spread[tuple(crop)]
-
-    def _depth_windows(self, x: torch.Tensor, kernel: int, stride: int, padding: int, zero_point: int) -> torch.Tensor:
-        """[N, D', groups * kernel * C / groups, H, W]: for each output depth its input slices, group by group."""
-        if padding:
-            x = torch.nn.functional.pad(x, (0, 0, 0, 0, padding, padding), value=zero_point)
-        reach = self.dilation[0] * (kernel - 1) + 1
-        windows = x.unfold(2, reach, stride)[..., :: self.dilation[0]]  # [N, C, D', H, W, kernel]
-        windows = windows.permute(0, 2, 1, 5, 3, 4).unflatten(2, (self.groups, -1))  # [N, D', g, C / g, kernel, H, W]
-        return windows.transpose(3, 4).flatten(2, 4)

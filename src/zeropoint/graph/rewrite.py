@@ -1,0 +1,44 @@
+"""New nodes in a captured graph, with the shapes that later passes read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from zeropoint.graph.constants import add_constant, constant_of, is_constant
+
+__all__ = ["Rewriter"]
+
+
+class Rewriter:
+    """Puts calls before ``node``; they stand for its operator, and carry the shape of their result in ``meta["val"]``."""
+
+    def __init__(self, module: fx.GraphModule, node: fx.Node) -> None:
+        self.module, self.node, self.graph = module, node, node.graph
+
+    def constant(self, name: str, value: torch.Tensor) -> fx.Node:
+        with self.graph.inserting_before(self.node):
+            return add_constant(self.module, self.graph, f"{self.node.name}_{name}", value)
+
+    def call(self, target: Any, *args: Any) -> fx.Node:
+        mode = self.node.meta["val"].fake_mode
+
+        def value(node: fx.Node) -> Any:
+            if is_constant(node):
+                constant = constant_of(self.module, node)
+                assert constant is not None
+                return mode.from_tensor(constant)
+            return node.meta["val"]
+
+        with self.graph.inserting_before(self.node):
+            call = self.graph.call_function(target, args)
+        with mode:
+            call.meta = {**self.node.meta, "val": target(*fx.map_arg(args, value))}
+        return call
+
+    def replace(self, value: fx.Node) -> None:
+        """``value`` takes the node's place."""
+        self.node.replace_all_uses_with(value)
+        self.graph.erase_node(self.node)
