@@ -113,6 +113,10 @@ struct NormalizeParams {
   uint8_t x_xor, out_xor, lo, hi;
 };
 
+// What masks add to attention's scores ends at kLargestMask, so that sums stay finite; keys at or below kLeastMask are not
+// looked at and have kMasked, which no score brings near the others.
+constexpr float kLargestMask = 1e30f, kLeastMask = -1e29f, kMasked = -1e30f;
+
 struct SoftmaxParams {
   const int32_t* powers;  // rhe(exp(-scale of x * d) * 2^23) at 255 - d, for distances d of 0..255 from the largest;
                           // then 255 zeros
@@ -184,7 +188,7 @@ struct KernelTable {
   void (*normalize_row)(const NormalizeParams&, const uint8_t* x, int64_t n, float mean, float rstd,
                         const float* weight, const float* bias, bool single, uint8_t* out);
   void (*softmax_table)(const SoftmaxParams&, const uint8_t* x, int64_t n, uint8_t* table);
-  int32_t (*attention_row)(int32_t* s, int64_t n, float scale, uint8_t* p);
+  int32_t (*attention_row)(int32_t* s, int64_t n, float scale, const float* mask, uint8_t* p);
   void (*pack_activation)(const ActivationView&, int32_t a_zero_point, uint8_t* out, int32_t* init);
   void (*row_range)(const float* x, int64_t n, float* lo, float* hi);
   void (*lstm_gates)(const float* from_input, const float* from_state, int64_t hidden, int64_t count, float* h,

@@ -39,20 +39,59 @@ struct Operand {
 struct Workspace {
   uint8_t *keys, *values, *queries, *probabilities;
   int32_t *key_init, *value_init, *row_init, *scores, *sums;
+  float* mask;
+};
+
+// What is added to the scores: float32, or bool where false takes a key away. [B, H, M, T], each or 1.
+struct Mask {
+  Tensor tensor;
+  bool of_bools;
+  int64_t sizes[4], strides[4];
+
+  Mask(const Tensor& t, int64_t batch, int64_t heads, int64_t m, int64_t keys) : tensor(t) {
+    of_bools = t.scalar_type() == ScalarType::Bool;
+    ZP_REQUIRE((of_bools || t.scalar_type() == ScalarType::Float) && t.dim() == 4,
+               "attention: mask must be bool or float32 [batch, heads, queries, keys], each or 1");
+    const int64_t want[4] = {batch, heads, m, keys};
+    for (int i = 0; i < 4; ++i) {
+      ZP_REQUIRE(t.size(i) == want[i] || t.size(i) == 1, "attention: mask has " + std::to_string(t.size(i)) +
+                                                             " in dimension " + std::to_string(i) + ", expected " +
+                                                             std::to_string(want[i]) + " or 1");
+      strides[i] = t.size(i) == 1 ? 0 : t.stride(i);
+    }
+  }
+
+  // The row of a query, within bounds and padded to `padded` values. NaN takes its key away.
+  void row(int64_t b, int64_t h, int64_t query, int64_t keys, int64_t padded, float* out) const {
+    const int64_t start = b * strides[0] + h * strides[1] + query * strides[2], step = strides[3];
+    if (of_bools) {
+      const uint8_t* source = bytes(tensor) + start;
+      for (int64_t i = 0; i < keys; ++i) out[i] = source[i * step] ? 0.0f : kMasked;
+    } else {
+      const float* source = static_cast<const float*>(tensor.data_ptr()) + start;
+      for (int64_t i = 0; i < keys; ++i) {
+        const float value = source[i * step] > kLeastMask ? source[i * step] : kMasked;
+        out[i] = value < kLargestMask ? value : kLargestMask;
+      }
+    }
+    std::fill(out + keys, out + padded, kMasked);
+  }
 };
 
 Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, double k_scale, int64_t k_zero_point,
                  Tensor v, double v_scale, int64_t v_zero_point, double factor, double scale, int64_t zero_point,
-                 ScalarType dtype) {
+                 ScalarType dtype, OptionalTensor given_mask, bool causal) {
   constexpr const char* what = "attention";
   for (const Tensor& t : {q, k, v})
     ZP_REQUIRE(is_byte(t) && t.dim() == 4,
                "attention: q, k and v must be uint8 or int8 [batch, heads, rows, features]");
   ZP_REQUIRE(dtype == ScalarType::Byte || dtype == ScalarType::Char, "attention: dtype must be uint8 or int8");
   const int64_t batch = q.size(0), heads = q.size(1), m = q.size(2), d = q.size(3), t = k.size(2), dv = v.size(3);
-  ZP_REQUIRE(k.size(0) == batch && v.size(0) == batch && k.size(1) == heads && v.size(1) == heads && k.size(3) == d &&
-                 v.size(2) == t,
-             "attention: q [B, H, M, D], k [B, H, T, D] and v [B, H, T, E] do not fit together");
+  const int64_t key_heads = k.size(1);
+  ZP_REQUIRE(k.size(0) == batch && v.size(0) == batch && v.size(1) == key_heads && k.size(3) == d && v.size(2) == t &&
+                 key_heads >= 1 && heads % key_heads == 0,
+             "attention: q [B, H, M, D], k [B, G, T, D] and v [B, G, T, E], G dividing H, do not fit together");
+  ZP_REQUIRE(!causal || !given_mask, "attention: give a mask or causal, not both");
   ZP_REQUIRE(t >= 1 && d >= 1 && dv >= 1, "attention: k and v must not be empty");
   ZP_REQUIRE(d <= 16512 && t <= 33025,
              "attention: at most 16512 features and 33025 keys, so that int32 holds every sum");
@@ -67,6 +106,8 @@ Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, doubl
   // Rows of all heads side by side: what follows joins the heads without a copy.
   Tensor out = empty_strided({batch, heads, m, dv}, {m * heads * dv, dv, heads * dv, 1}, dtype);
   if (out.numel() == 0) return out;
+  std::optional<Mask> mask;
+  if (given_mask) mask.emplace(*given_mask, batch, heads, m, t);
 
   const KernelTable& kernel = kernels();
   const int64_t lanes = kernel.lanes, group = kernel.k_per_lane;
@@ -118,11 +159,17 @@ Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, doubl
     w.scores = ints(Scratch::kRows, block * (s_stride + o_stride + 1));
     w.sums = w.scores + block * s_stride + block * o_stride;
     w.probabilities = scratch(Scratch::kState, static_cast<size_t>(block * p_stride) + 64);
+    w.mask = mask ? reinterpret_cast<float*>(scratch(Scratch::kBounds, static_cast<size_t>(s_stride) * 4)) : nullptr;
     w.queries = copies ? scratch(Scratch::kInput, static_cast<size_t>(block * d) + 64) : nullptr;
     int32_t* products = w.scores + block * s_stride;
+    int64_t packed = -1;  // head of the keys, which queries of several heads may share
     for (int64_t item = begin; item < end; ++item) {
-      pack(keys, keys.head(item, heads), true, queries.zero_point, w.keys, w.key_init);
-      pack(values, values.head(item, heads), false, 0, w.values, w.value_init);
+      const int64_t key_item = item / heads * key_heads + item % heads / (heads / key_heads);
+      if (key_item != packed) {
+        pack(keys, keys.head(key_item, key_heads), true, queries.zero_point, w.keys, w.key_init);
+        pack(values, values.head(key_item, key_heads), false, 0, w.values, w.value_init);
+        packed = key_item;
+      }
       const Head head = queries.head(item, heads);
       uint8_t* target = bytes(out) + (item / heads * m * heads + item % heads) * dv;
       for (int64_t row = 0; row < m; row += block) {
@@ -139,14 +186,16 @@ Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, doubl
         multiply(source, stride, rows, d, w.keys, t, w.key_init, w.row_init, w.scores, s_stride);
         for (int64_t i = 0; i < rows; ++i) {
           uint8_t* p = w.probabilities + i * p_stride;
-          w.sums[i] = kernel.attention_row(w.scores + i * s_stride, t, score_scale, p);
-          std::fill(p + t, p + p_stride, uint8_t{0});
+          if (mask) mask->row(item / heads, item % heads, row + i, t, s_stride, w.mask);
+          const int64_t seen = causal ? std::min(t, row + i + 1) : t;
+          w.sums[i] = kernel.attention_row(w.scores + i * s_stride, seen, score_scale, w.mask, p);
+          std::fill(p + seen, p + p_stride, uint8_t{0});
           w.row_init[i] =
               static_cast<int32_t>(-static_cast<uint32_t>(values.zero_point - 128) * static_cast<uint32_t>(w.sums[i]));
         }
         multiply(w.probabilities, p_stride, rows, t, w.values, dv, w.value_init, w.row_init, products, o_stride);
         for (int64_t i = 0; i < rows; ++i)
-          kernel.requantize(products + i * o_stride, dv, static_cast<float>(value_scale / w.sums[i]),
+          kernel.requantize(products + i * o_stride, dv, w.sums[i] ? static_cast<float>(value_scale / w.sums[i]) : 0.0f,
                             to_u8_domain(zero_point, dtype), sign_flip(dtype), target + (row + i) * heads * dv);
       }
     }

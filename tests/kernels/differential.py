@@ -6,6 +6,7 @@ As a program (`make fuzz`) it runs for as long as it is told and prints the seed
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 import time
@@ -283,18 +284,31 @@ class Generator:
         )
 
     def attention(self) -> Case:
-        batch, heads, m, t = self.one(1, 2), self.one(1, 3), self.one(1, 7, 49, 60), self.one(1, 5, 17, 65, 130)
-        d, e = self.one(1, 6, 16, 64), self.one(1, 6, 16, 64, 70)
-        q, k, v = (self.integers((batch, r, heads, c), self.byte_dtype()) for r, c in ((m, d), (t, d), (t, e)))
+        batch, groups, m, t = self.one(1, 2), self.one(1, 3), self.one(1, 7, 49, 60), self.one(1, 5, 17, 65, 130)
+        d, e, heads = self.one(1, 6, 16, 64), self.one(1, 6, 16, 64, 70), groups * self.one(1, 1, 2)
+        shapes = ((m, heads, d), (t, groups, d), (t, groups, e))
+        q, k, v = (self.integers((batch, *shape), self.byte_dtype()) for shape in shapes)
         q, k, v = (
-            x.transpose(1, 2) if self.chance(0.6) else x.reshape(batch, heads, *x.shape[1::2]) for x in (q, k, v)
+            x.transpose(1, 2) if self.chance(0.6) else x.reshape(batch, x.shape[2], x.shape[1], x.shape[3])
+            for x in (q, k, v)
         )
         dtype = self.byte_dtype()
         arguments: tuple[Any, ...] = ()
         for tensor, scale in ((q, self.one(0.02, 0.3)), (k, self.one(0.02, 0.001)), (v, 0.05)):
             arguments += (tensor, scale, self.zero_point(tensor.dtype))
         arguments += (self.one(0.125, 1.0, 1e-4), self.one(0.03, 1e-3, 2.0), self.zero_point(dtype), dtype)
-        return self._same("attention", f"{batch} {heads} {m} {t} {d} {e} {arguments[9:]}", *arguments)
+        mask = self.attention_mask((batch, heads, m, t)) if self.chance(0.5) else None
+        arguments += (mask, mask is None and self.chance(0.3))
+        return self._same("attention", f"{batch} {heads}/{groups} {m} {t} {d} {e} {arguments[9:13]}", *arguments)
+
+    def attention_mask(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Bool or float, each dimension there or 1 or expanded, some rows without keys."""
+        shape = tuple(self.one(n, 1) for n in shape)
+        mask = torch.rand(shape) < self.one(0.0, 0.3, 0.9)
+        if self.chance(0.6):
+            values = torch.tensor([0.0, -1e4, -3.4e38, -math.inf, 2.5, math.nan, 1e38, -1.0001e29, -0.9999e29])
+            mask = torch.where(mask, torch.randn(shape), values[torch.randint(self.one(1, 4, 9), shape)])
+        return self.layout(mask)
 
     def add_float(self) -> Case:
         shape = self.shape()

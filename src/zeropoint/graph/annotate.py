@@ -173,8 +173,9 @@ def _binary_sides(node: fx.Node) -> list[fx.Node] | str:
 
 def _attention_reason(node: fx.Node) -> str | None:
     a = arguments(node)
-    if a["attn_mask"] is not None or a["is_causal"] or a["enable_gqa"]:
-        return "attention with a mask, or with heads that share keys"
+    mask = _value(a["attn_mask"])
+    if mask is not None and mask.dtype not in (torch.bool, torch.float32):
+        return f"attention with a mask of {mask.dtype}"
     values = [_value(a[name]) for name in ("query", "key", "value")]
     if any(v is None or v.dim() != 4 for v in values) or not isinstance(values[0].shape[3], int):
         return "attention has an int8 form for [batch, heads, rows, features]"

@@ -211,7 +211,10 @@ class Lowering(GraphBuilder):
         factor = a["scale"] if a["scale"] is not None else node.args[0].meta["val"].shape[3] ** -0.5
         scale, zero_point, dtype = self.output(node)
         sides = [value for side in (q, k, v) for value in (side.node, *side.qparams)]
-        out = self.call(ops.attention, *sides, factor, scale, zero_point, dtype.storage)
+        mask = None if a["attn_mask"] is None else self.as_float(a["attn_mask"])
+        for _ in range(0 if mask is None else 4 - a["attn_mask"].meta["val"].dim()):
+            mask = self.call(aten.unsqueeze.default, mask, 0)
+        out = self.call(ops.attention, *sides, factor, scale, zero_point, dtype.storage, mask, a["is_causal"])
         self.ints[node] = Int8(out, scale, zero_point, dtype)
 
     def _keep(self, node: fx.Node) -> None:

@@ -208,6 +208,8 @@ def _attention(
     scale: float,
     zero_point: int,
     dtype: torch.dtype,
+    mask: torch.Tensor | None = None,
+    causal: bool = False,
 ) -> torch.Tensor:
     batch, heads, rows, features = *q.shape[:3], v.shape[3]
     return torch.empty((batch, rows, heads, features), dtype=dtype, device=q.device).transpose(1, 2)

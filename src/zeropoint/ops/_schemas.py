@@ -49,7 +49,8 @@ SCHEMAS = {
     "matmul": _BINARY,
     "attention": (
         "(Tensor q, float q_scale, int q_zero_point, Tensor k, float k_scale, int k_zero_point, Tensor v, float v_scale, "
-        "int v_zero_point, float factor, float scale, int zero_point, ScalarType dtype) -> Tensor"
+        "int v_zero_point, float factor, float scale, int zero_point, ScalarType dtype, Tensor? mask=None, bool causal=False) "
+        "-> Tensor"
     ),
     "lookup": "(Tensor x, Tensor table) -> Tensor",
     "normalize": (
