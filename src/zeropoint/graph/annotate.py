@@ -97,7 +97,7 @@ _KEEP = {
     aten.unflatten.int, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.transpose.int, aten.permute.default,
     aten.select.int, aten.slice.Tensor, aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default,
     aten.upsample_nearest2d.vec, aten.contiguous.default, aten.expand.default, aten.unbind.int, aten.chunk.default,
-    aten.split.Tensor, aten.split_with_sizes.default, operator.getitem,
+    aten.split.Tensor, aten.split_with_sizes.default, aten.repeat_interleave.self_int, aten.mT.default, operator.getitem,
 }  # fmt: skip
 _ADAPTIVE = {
     aten.adaptive_avg_pool1d.default: 1, aten.adaptive_avg_pool2d.default: 2, aten.adaptive_avg_pool3d.default: 3,

@@ -21,6 +21,7 @@ from zeropoint.graph.dynamic import DynamicLowering
 from zeropoint.graph.fuse import fuse
 from zeropoint.graph.lower import Lowering
 from zeropoint.graph.numbers_to_tensors import numbers_to_tensors
+from zeropoint.graph.simplify import simplify
 from zeropoint.quantization.one_call import QuantizedModel, as_call, quantize_modules
 from zeropoint.quantization.qconfig import QConfig
 from zeropoint.quantization.qconfig_mapping import QConfigMapping, get_default_qconfig_mapping
@@ -58,6 +59,7 @@ class GraphCalibration:
     def __init__(self, model: nn.Module, captured: Captured, mapping: QConfigMapping) -> None:
         self.model, self.captured = model, captured
         canonicalize(captured.graph_module)
+        simplify(captured.graph_module)
         Program.from_graph(
             captured.graph_module
         )  # what cannot become a program is refused before inputs are spent on it
@@ -206,6 +208,7 @@ def _dynamic(model: nn.Module, example: Any, group_size: int | None, eager: bool
     try:
         captured = capture(model, args, kwargs)
         canonicalize(captured.graph_module)
+        simplify(captured.graph_module)
         lowering = DynamicLowering(captured.graph_module, group_size)
         return _program(captured, lowering.run(), lowering.coverage)
     except (CaptureError, ProgramError) as error:

@@ -22,7 +22,7 @@ class Rewriter:
         with self.graph.inserting_before(self.node):
             return add_constant(self.module, self.graph, f"{self.node.name}_{name}", value)
 
-    def call(self, target: Any, *args: Any) -> fx.Node:
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         mode = self.node.meta["val"].fake_mode
 
         def value(node: fx.Node) -> Any:
@@ -33,9 +33,9 @@ class Rewriter:
             return node.meta["val"]
 
         with self.graph.inserting_before(self.node):
-            call = self.graph.call_function(target, args)
+            call = self.graph.call_function(target, args, kwargs)
         with mode:
-            call.meta = {**self.node.meta, "val": target(*fx.map_arg(args, value))}
+            call.meta = {**self.node.meta, "val": target(*fx.map_arg(args, value), **kwargs)}
         return call
 
     def replace(self, value: fx.Node) -> None:
