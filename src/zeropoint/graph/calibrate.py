@@ -17,6 +17,7 @@ __all__ = ["Calibration"]
 
 
 aten = torch.ops.aten
+_RECURRENT_RUNS = 4  # batches that recurrent layers keep, to compare their int8 form with
 
 # Beyond these a function is level to within what 8 bits tell apart; 255 steps are better spent between.
 _LEVEL: dict[Any, tuple[float | None, float | None]] = {
@@ -49,6 +50,7 @@ class Calibration(fx.Interpreter):
         self.batches = 0
         self.observers: dict[fx.Node, Any] = {}
         self._observer_of: dict[fx.Node, Any] = {}
+        self.recurrent_runs: dict[fx.Node, list[tuple[tuple[Any, ...], tuple[torch.Tensor, ...]]]] = {}
         self.channel_sums: dict[fx.Node, tuple[torch.Tensor, int]] = {}
         self._layer_inputs = {
             inputs[0]: -1 if node.target is aten.linear.default else 1
@@ -73,6 +75,10 @@ class Calibration(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and shows its value to its observer."""
         value = super().run_node(n)
+        if n in self.annotation.recurrent:
+            runs = self.recurrent_runs.setdefault(n, [])
+            if len(runs) < _RECURRENT_RUNS:
+                runs.append((self.fetch_args_kwargs_from_env(n)[0][:2], value))
         if n in self._layer_inputs:
             self._add_channels(n, value)
         observer = self._observer_of.get(n)

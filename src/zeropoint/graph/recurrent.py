@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from zeropoint.graph.constants import constant_of, is_constant
 from zeropoint.nn.quantized.modules.weighted import quantize_weight
 from zeropoint.quantization.observer import default_per_channel_weight_observer
 
-__all__ = ["RECURRENT", "lower_recurrent", "quantize_per_output", "recurrent_reason"]
+__all__ = ["RECURRENT", "lower_recurrent", "quantize_per_output", "recurrent_quality", "recurrent_reason"]
 
 aten = torch.ops.aten
 
@@ -76,6 +77,28 @@ def lower_recurrent(
         found[user] = (x, *joined)[user.args[1]]
         found[user].meta["val"] = user.meta.get("val")
     return found
+
+
+def recurrent_quality(
+    module: fx.GraphModule, node: fx.Node, runs: list[tuple[tuple[Any, ...], tuple[torch.Tensor, ...]]]
+) -> float:
+    """Signal to noise in dB of the int8 form of ``node`` against float results, over ``runs`` of inputs and results."""
+    builder = GraphBuilder(module)
+    a = arguments(node)
+    sources = [a["input"], *(a["hx"] if RECURRENT[node.target] == 0 else [a["hx"]])]
+    values = {source: builder.graph.placeholder(f"x{i}") for i, source in enumerate(sources)}
+    parts = lower_recurrent(builder, node, lambda n: values[n])
+    used = [int(user.args[1]) for user in parts]
+    builder.graph.output(tuple(parts.values()))
+    int8 = fx.GraphModule(module, builder.graph)
+    signal = noise = 0.0
+    with torch.inference_mode():
+        for (x, states), results in runs:
+            given = [x, *(states if isinstance(states, (list, tuple)) else [states])]
+            for part, index in zip(int8(*given), used, strict=True):
+                signal += float(results[index].double().square().sum())
+                noise += float((part - results[index]).double().square().sum())
+    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else math.inf
 
 
 def _direction(
