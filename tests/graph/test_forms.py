@@ -1,0 +1,294 @@
+"""What models are made of, kind by kind: each becomes int8 whole, and the engine gives the bits of its operators."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+import zeropoint as zp
+from zeropoint.analysis import sqnr
+from zeropoint.graph import prepare_program
+from zeropoint.quantization import QConfigMapping, get_default_qconfig
+
+TRANSPOSED = [
+    ((8, 6, 2, 2), {}), ((8, 6, 4, 2, 1), {}), ((8, 6, 3, 2, 1, 1), {}), ((8, 6, 3, 1, 1), {}), ((8, 6, 2, 3), {}),
+    ((8, 6, 3, (2, 1), 1, (1, 0)), {}), ((8, 8, 4, 2, 1), {"groups": 4}), ((8, 6, 3, 1, 2), {"dilation": 2}),
+    ((8, 6, 2, 2, 0, 1), {}), ((8, 6, 3, 1, 0, 1), {"dilation": 2}), ((8, 6, 1, 2), {"output_padding": 1}), ((8, 6, 5, 1, 4), {}),
+]  # fmt: skip
+
+
+class Pads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        return self.b(F.pad(F.relu(self.a(F.pad(x, (1, 1, 1, 1)))), (0, 1, 0, 1)))
+
+
+class Shuffles(nn.Module):
+    """A view that only a copy made possible."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        y = F.relu(self.a(x))
+        n, c, h, w = y.shape
+        return self.b(y.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.layer = kind(12, 16, 2, batch_first=True, **options)
+        self.head = nn.Linear(32 if options.get("bidirectional") else 16, 5)
+
+    def forward(self, x):
+        return self.head(self.layer(x)[0])
+
+
+class UNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        block = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU())
+        self.down, self.inner = block(3, 16), block(16, 32)
+        self.up, self.out = nn.ConvTranspose2d(32, 16, 2, 2), nn.Sequential(block(32, 16), nn.Conv2d(16, 2, 1))
+
+    def forward(self, x):
+        skip = self.down(x)
+        return self.out(torch.cat([skip, self.up(self.inner(F.max_pool2d(skip, 2)))], 1))
+
+
+def seed_batch_norms(model):
+    for norm in model.modules():
+        if isinstance(norm, (nn.BatchNorm2d, nn.BatchNorm3d)):
+            norm.running_var.uniform_(0.5, 2)
+            norm.running_mean.normal_()
+    return model.eval()
+
+
+def transposed(arguments, options):
+    return nn.Sequential(
+        nn.ConvTranspose2d(*arguments, **options), nn.BatchNorm2d(arguments[1]), nn.ReLU(), nn.Conv2d(arguments[1], 4, 1)
+    )
+
+
+KINDS = {
+    **{f"transposed {a} {o}": (lambda a=a, o=o: transposed(a, o), (2, 8, 9, 7)) for a, o in TRANSPOSED},
+    "transposed 1-d": (lambda: nn.Sequential(nn.ConvTranspose1d(8, 6, 4, 2, 1), nn.ReLU(), nn.Conv1d(6, 4, 3)), (2, 8, 9)),
+    "transposed 3-d": (
+        lambda: nn.Sequential(nn.ConvTranspose3d(8, 6, (2, 3, 4), (1, 2, 2), 1), nn.ReLU(), nn.Conv3d(6, 4, 3)),
+        (2, 8, 5, 6, 7),
+    ),
+    "padding by name": (
+        lambda: nn.Sequential(
+            nn.Conv2d(8, 6, (4, 3), padding="same"), nn.ReLU(), nn.Conv2d(6, 4, 2, padding="same"),
+            nn.Conv2d(4, 4, 3, padding="valid"),
+        ),
+        (2, 8, 9, 7),
+    ),
+    "1-d": (
+        lambda: nn.Sequential(
+            nn.Conv1d(8, 6, 3, padding="same"), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(6, 4, 3, dilation=2, padding="same"),
+            nn.AvgPool1d(2), nn.Conv1d(4, 4, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3),
+        ),
+        (2, 8, 32),
+    ),
+    "3-d": (
+        lambda: nn.Sequential(
+            nn.Conv3d(3, 8, 3, 2, 1), nn.BatchNorm3d(8), nn.ReLU(), nn.MaxPool3d((2, 3, 3), (1, 2, 2), (1, 1, 1)),
+            nn.Conv3d(8, 8, 3, padding=1, groups=8), nn.ReLU6(), nn.Conv3d(8, 6, 1), nn.AdaptiveAvgPool3d(1), nn.Flatten(),
+            nn.Linear(6, 3),
+        ),
+        (2, 3, 8, 16, 16),
+    ),
+    "adaptive pool": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d((3, 2)), nn.Flatten(), nn.Linear(48, 3)),
+        (2, 3, 16, 16),
+    ),
+    "pads": (Pads, (2, 3, 16, 16)),
+    "shuffles": (Shuffles, (2, 3, 16, 16)),
+    "unet": (UNet, (2, 3, 16, 24)),
+    "lstm": (lambda: Recurrent(nn.LSTM), (2, 7, 12)),
+    "bidirectional lstm": (lambda: Recurrent(nn.LSTM, bidirectional=True), (2, 7, 12)),
+    "gru without biases": (lambda: Recurrent(nn.GRU, bias=False), (2, 7, 12)),
+    "rnn": (lambda: Recurrent(nn.RNN), (2, 7, 12)),
+    "rnn with relu": (lambda: Recurrent(nn.RNN, nonlinearity="relu"), (2, 7, 12)),
+}  # fmt: skip
+
+
+def check(model, inputs, least=25.0):
+    """Quantizes; all of it int8 within ``least`` dB, engine and operators with the same bits, also for another batch."""
+    program = zp.quantize(model, [inputs])
+    expected, got = model(*inputs), program(*inputs)
+    assert got.shape == expected.shape
+    assert sqnr(expected, got) > least
+    for given in (inputs, tuple(torch.cat([x, x[:1]]) for x in inputs)):
+        for _ in range(2):  # the first run of a shape makes its plan, the next one follows it
+            assert torch.equal(program(*given), program.program.interpret(tree_leaves(given))[0])
+    return [(operator, why) for _, operator, why in program.program.coverage if why != "int8"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_in_int8(kind):
+    torch.manual_seed(0)
+    make, shape = KINDS[kind]
+    with torch.no_grad():
+        assert check(seed_batch_norms(make()), (torch.randn(shape),)) == []
+
+
+@pytest.mark.parametrize(("arguments", "options"), TRANSPOSED)
+def test_transposed_is_the_same_convolution(arguments, options):
+    """Before anything is rounded to int8."""
+    torch.manual_seed(0)
+    model, x = seed_batch_norms(transposed(arguments, options)), torch.randn(3, 8, 9, 7)
+    graph = prepare_program(model, x).captured.graph_module
+    assert not any("aten.conv_transpose" in str(n.target) for n in graph.graph.nodes)
+    torch.testing.assert_close(graph(x)[0], model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_stride_and_dilation_together_stay_float():
+    model = nn.Sequential(nn.ConvTranspose2d(8, 6, 3, 2, dilation=2), nn.Conv2d(6, 4, 1)).eval()
+    with torch.no_grad():
+        assert check(model, (torch.randn(2, 8, 9, 7),)) == [("aten.conv_transpose2d.input", "no int8 form")]
+
+
+class SpelledOut(nn.Module):
+    """Attention as models write it."""
+
+    def __init__(self, kind, width=32, heads=4):
+        super().__init__()
+        self.kind, self.heads = kind, heads
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.few_k, self.few_v = nn.Linear(width, width // 2), nn.Linear(width, width // 2)
+        for layer in (self.q, self.k):
+            layer.weight.data *= 4
+
+    def forward(self, x, keep):
+        batch, rows, width = x.shape
+        heads = lambda t, n=self.heads: t.view(batch, rows, n, -1).transpose(1, 2)
+        q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+        keep = keep[:, None, None]
+        added = torch.where(keep, 0.0, -1e4)
+        infinity = float("inf")
+        if self.kind == "added":
+            y = ((q @ k.transpose(-1, -2)) / 8**0.5 + added).softmax(-1) @ v
+        elif self.kind == "filled":
+            y = F.softmax(torch.matmul(q * 8**-0.5, k.permute(0, 1, 3, 2)).masked_fill(~keep, -1e9), -1) @ v
+        elif self.kind == "filled with infinity":
+            y = F.softmax((q @ k.mT * 8**-0.5).masked_fill(~keep, -infinity), dim=-1) @ v
+        elif self.kind == "where":
+            y = F.softmax(torch.where(keep, q @ k.mT * 8**-0.5, torch.finfo(torch.float32).min), dim=-1) @ v
+        elif self.kind == "bias and fill":
+            y = F.softmax((q @ k.mT + added).masked_fill(~keep, -infinity), dim=-1) @ v
+        elif self.kind == "numbers":
+            y = F.scaled_dot_product_attention(q, k, v, added)
+        elif self.kind == "bools":
+            y = F.scaled_dot_product_attention(q, k, v, keep.expand(batch, 1, rows, rows))
+        elif self.kind == "causal":
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        elif self.kind == "shared keys":
+            few = heads(self.few_k(x), 2), heads(self.few_v(x), 2)
+            y = F.scaled_dot_product_attention(q, *few, keep, enable_gqa=True)
+        elif self.kind == "bmm":
+            flat = lambda t: t.reshape(batch * self.heads, rows, -1)
+            y = (torch.bmm(flat(q), flat(k).transpose(1, 2)) * 8**-0.5).softmax(-1).bmm(flat(v))
+            y = y.view(batch, self.heads, rows, -1)
+        return self.out(y.transpose(1, 2).reshape(batch, rows, width))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "added", "filled", "filled with infinity", "where", "bias and fill", "numbers", "bools", "causal", "shared keys", "bmm",
+    ],
+)  # fmt: skip
+def test_attention(kind):
+    torch.manual_seed(0)
+    keep = torch.ones(3, 11, dtype=torch.bool)
+    keep[0, 5:], keep[1, 9:] = False, False
+    model = SpelledOut(kind).eval()
+    with torch.no_grad():
+        floats = check(model, (torch.randn(3, 11, 32), keep))
+        operators = [i.operator for i in zp.quantize(model, [(torch.randn(3, 11, 32), keep)]).program.body]
+    assert "zeropoint::attention" in operators
+    assert not any("softmax" in o or "matmul" in o or "bmm" in o for o in operators)
+    # Only the mask is made in float.
+    assert {o for o, _ in floats} <= {
+        "aten.where.Scalar", "aten.slice.Tensor", "aten.unsqueeze.default", "aten.to.dtype", "aten.mul.Tensor", "aten.where.ScalarOther",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["scaled mask", "other axis", "used twice", "small fill"])
+def test_what_only_looks_like_attention(change):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.x, self.head = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            x = self.x(x)
+            scores = x @ x.transpose(-1, -2)
+            if change == "scaled mask":
+                scores = (scores + x) * 2
+            if change == "small fill":
+                scores = scores.masked_fill(x > 0, -1.0)
+            p = scores.softmax(-2 if change == "other axis" else -1)
+            y = self.head(p @ x)
+            return y + p if change == "used twice" else y
+
+    model, x = Model().eval(), torch.randn(2, 8, 8)
+    graph = prepare_program(model, x).captured.graph_module
+    assert not any("scaled_dot" in str(n.target) for n in graph.graph.nodes)
+    torch.testing.assert_close(graph(x)[0], model(x))
+
+
+def test_recurrent_layers_that_int8_would_ruin_stay_float():
+    torch.manual_seed(0)
+    model = Recurrent(nn.LSTM).eval()
+    x = torch.randn(4, 7, 12)
+    x[..., 0] *= 1e4  # what else there is in a row is below half a step
+    program = zp.quantize(model, [x])
+    assert next(why for _, operator, why in program.program.coverage if "lstm" in operator).startswith("int8 would leave")
+    mapping = QConfigMapping().set_global(get_default_qconfig()).set_object_type(nn.LSTM, None)
+    program = zp.quantize(model, [torch.randn(4, 7, 12)], qconfig=mapping)
+    assert "zeropoint::rnn_dynamic" not in [i.operator for i in program.program.body]
+
+
+def test_projections_are_listed():
+    program = zp.quantize(_projected(), [torch.randn(2, 7, 12)])
+    reasons = {operator: why for _, operator, why in program.program.coverage}
+    assert reasons["aten.lstm.input"] == "recurrent layers with projections have no int8 form in programs"
+    assert zp.quantize(_projected(), dynamic=True, example=torch.randn(2, 7, 12))(torch.randn(2, 7, 12)).shape == (2, 7, 5)
+
+
+def _projected():
+    model = Recurrent(nn.LSTM, proj_size=4).eval()
+    model.head = nn.Linear(4, 5)
+    return model
+
+
+class Windows(nn.Module):
+    """Pads to whole windows at each stage: its sizes become longer and longer expressions."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(8 if i else 3, 8, 3, 2, 1) for i in range(5))
+
+    def forward(self, x):
+        for layer in self.layers:
+            h, w = x.shape[2:]
+            x = F.relu(layer(F.pad(x, (0, (7 - w % 7) % 7, 0, (7 - h % 7) % 7))))
+        return x.mean((2, 3))
+
+
+def test_sizes_that_grow_leave_the_batch_open():
+    torch.manual_seed(0)
+    model = Windows().eval()
+    program = zp.quantize(model, [torch.randn(2, 3, 64, 64)])
+    for n in (1, 5):
+        x = torch.randn(n, 3, 64, 64)
+        assert sqnr(model(x), program(x)) > 20
