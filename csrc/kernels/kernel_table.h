@@ -179,6 +179,9 @@ struct KernelTable {
   void (*mul)(const BinaryParams&, int64_t n);
   void (*add_f32)(const float* a, const float* b, int64_t n, bool subtract, float* out);
   void (*lookup)(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
+  void (*mix_pixels)(const uint8_t* q0, const uint8_t* q1, int64_t channels, float weight, uint8_t flip, float* out);
+  void (*mix_rows)(const float* a, const float* b, int64_t n, float weight, uint8_t flip, uint8_t* out);
+  void (*embedding_row)(const uint8_t* q, int64_t n, bool four_bits, float scale, float zero_point, float* out);
   size_t (*grouped_scratch)(const GroupedParams&);
   void (*grouped)(const GroupedParams&, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch);
   // One group of a row: integers (two terms where `low` is not null), their sum, their scale; n real, the rest 0.

@@ -1,5 +1,6 @@
 // zeropoint::quantize_*, dequantize_*, requantize.
 #include <cmath>
+#include <cstring>
 
 #include "../engine/operators.h"
 #include "../kernels/dispatch.h"
@@ -10,27 +11,50 @@ namespace {
 
 constexpr int64_t kBlock = 4096;  // elements a thread takes at a time
 
+// Elements of a float32 tensor, or of a bfloat16 one copied to `copy`.
+const float* as_float(const Tensor& x, int64_t first, int64_t count, float* copy) {
+  if (x.scalar_type() == ScalarType::BFloat16) {
+    const auto* source = static_cast<const uint16_t*>(x.data_ptr()) + first;
+    for (int64_t i = 0; i < count; ++i) {
+      const uint32_t word = static_cast<uint32_t>(source[i]) << 16;
+      std::memcpy(copy + i, &word, 4);
+    }
+    return copy;
+  }
+  return static_cast<const float*>(x.data_ptr()) + first;
+}
+
 Tensor quantize_per_tensor(Tensor x, double scale, int64_t zero_point, ScalarType dtype) {
-  ZP_REQUIRE(x.scalar_type() == ScalarType::Float, "quantize_per_tensor: x must be float32");
+  ZP_REQUIRE(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::BFloat16 ||
+                 x.scalar_type() == ScalarType::Half,
+             "quantize_per_tensor: x must be float32, bfloat16 or half");
   check_qparams("quantize_per_tensor", "y", scale, zero_point, dtype);
+  if (x.scalar_type() == ScalarType::Half) x = torch::stable::to(x, ScalarType::Float);
   x = dense(x);
   Tensor out = empty_like_dense(x, dtype);
-  const auto* source = static_cast<const float*>(x.data_ptr());
   const float inv_scale = 1.0f / static_cast<float>(scale);
   const int64_t n = x.numel();
   const KernelTable& kernel = kernels();
+  const bool plain = x.scalar_type() == ScalarType::Float;
+  const auto blocks = [&](const auto& quantize) {
+    parallel((n + kBlock - 1) / kBlock, kBlock, [&](int64_t begin, int64_t end) {
+      alignas(64) float copy[kBlock];
+      for (int64_t block = begin; block < end; block = plain ? end : block + 1) {
+        const int64_t first = block * kBlock, count = std::min(n, (plain ? end : block + 1) * kBlock) - first;
+        quantize(as_float(x, first, count, copy), first, count);
+      }
+    });
+  };
   if (dtype == ScalarType::Int) {
     auto* target = static_cast<int32_t*>(out.data_ptr());
-    parallel((n + kBlock - 1) / kBlock, kBlock, [&](int64_t begin, int64_t end) {
-      kernel.quantize_i32(source + begin * kBlock, std::min(n, end * kBlock) - begin * kBlock, inv_scale,
-                          static_cast<int32_t>(zero_point), target + begin * kBlock);
+    blocks([&](const float* source, int64_t first, int64_t count) {
+      kernel.quantize_i32(source, count, inv_scale, static_cast<int32_t>(zero_point), target + first);
     });
   } else {
     ZP_REQUIRE(is_byte(out), "quantize_per_tensor: dtype must be uint8, int8 or int32");
     uint8_t* target = bytes(out);
-    parallel((n + kBlock - 1) / kBlock, kBlock, [&](int64_t begin, int64_t end) {
-      kernel.quantize_u8(source + begin * kBlock, std::min(n, end * kBlock) - begin * kBlock, inv_scale,
-                         to_u8_domain(zero_point, dtype), sign_flip(dtype), target + begin * kBlock);
+    blocks([&](const float* source, int64_t first, int64_t count) {
+      kernel.quantize_u8(source, count, inv_scale, to_u8_domain(zero_point, dtype), sign_flip(dtype), target + first);
     });
   }
   return out;

@@ -230,6 +230,7 @@ class Generator:
         x = torch.where(torch.rand(x.shape) < 0.3, (torch.randint(-300, 300, x.shape) + 0.5) * scale, x)
         odd = self.one(float("nan"), float("inf"), -float("inf"), 1e38, -1e38, 1e-45)
         x = self.layout(torch.where(torch.rand(x.shape) < 0.02, torch.tensor(odd), x))
+        x = x.to(self.one(torch.float32, torch.float32, torch.bfloat16, torch.half))
         return self._same(
             "quantize_per_tensor", f"{tuple(x.shape)} {scale} {zero_point} {dtype}", x, scale, zero_point, dtype
         )
@@ -374,6 +375,24 @@ class Generator:
         x = self.layout(self.integers(self.shape(), self.byte_dtype()))
         return self._same("lookup", f"{tuple(x.shape)}", x, self.integers((256,), self.byte_dtype()))
 
+    def interpolate_bilinear2d(self) -> Case:
+        shape = (self.one(1, 2), self.one(1, 3, 64, 70), self.random.randint(1, 9), self.random.randint(1, 9))
+        x = self.layout(self.integers(shape, self.byte_dtype()))
+        size = [self.random.randint(1, 20), self.random.randint(1, 20)]
+        factors = [self.one(0.0, 2.0, 0.7, 1.3) for _ in size]
+        if 0.0 not in factors and all(int(n * f) for n, f in zip(shape[2:], factors, strict=True)) and self.chance(0.7):
+            size = []
+        arguments = (size, self.chance(0.4), *factors)
+        return self._same("interpolate_bilinear2d", f"{shape} {x.dtype} {arguments}", x, *arguments)
+
+    def embedding(self) -> Case:
+        rows, features, bits = self.one(1, 5, 40), self.one(1, 7, 16, 33, 200), self.one(8, 4)
+        weight = self.integers((rows, features if bits == 8 else -(-features // 2)), torch.uint8)
+        indices = torch.randint(0, rows, self.shape()).to(self.one(torch.int32, torch.int64))
+        qparams = (torch.rand(rows) * 0.1, torch.randn(rows) * 50)
+        name = f"{tuple(indices.shape)} {indices.dtype} {rows} {features} {bits}"
+        return self._same("embedding", name, indices, weight, *qparams, bits, features)
+
     def pool(self) -> Case:
         size = (self.one(1, 2), self.one(1, 3, 64, 70), self.random.randint(3, 12), self.random.randint(3, 12))
         x = self.layout(self.integers(size, self.byte_dtype()))
@@ -399,6 +418,7 @@ class Generator:
     FAMILIES = (
         "conv2d", "conv2d", "conv2d", "conv3d", "linear", "linear", "quantize_per_tensor", "quantize_per_channel",
         "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "add_float", "attention", "lookup", "pool",
+        "interpolate_bilinear2d", "embedding",
         "matmul", "matmul", "normalize", "softmax", "linear_dynamic", "linear_grouped", "linear_grouped", "rnn_dynamic",
     )  # fmt: skip
 

@@ -9,6 +9,7 @@
 #include "pack_activation.h"
 #include "peak.h"
 #include "pool.h"
+#include "resample.h"
 #include "rows.h"
 
 namespace zeropoint {
@@ -38,6 +39,9 @@ constexpr KernelTable make_table(const char* name) {
       .mul = mul,
       .add_f32 = add_f32,
       .lookup = lookup,
+      .mix_pixels = mix_pixels,
+      .mix_rows = mix_rows,
+      .embedding_row = embedding_row,
       .grouped_scratch = grouped_scratch<V>,
       .grouped = grouped<V>,
       .quantize_group = quantize_group<V>,

@@ -20,6 +20,7 @@ from zeropoint._reference.quantize import (
     quantize_per_tensor,
     requantize,
 )
+from zeropoint._reference.resample import embedding, interpolate_bilinear2d
 
 __all__ = [
     "adaptive_avg_pool2d",
@@ -33,7 +34,9 @@ __all__ = [
     "conv3d_pack",
     "dequantize_per_channel",
     "dequantize_per_tensor",
+    "embedding",
     "global_avg_pool2d",
+    "interpolate_bilinear2d",
     "linear",
     "linear_dynamic",
     "linear_grouped",

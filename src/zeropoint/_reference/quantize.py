@@ -93,9 +93,10 @@ def round_clamp(
 def quantize_per_tensor(x: torch.Tensor, scale: float, zero_point: int, dtype: torch.dtype) -> torch.Tensor:
     """``clamp(round_half_even(fma(x, 1 / scale, zero_point)))``; NaN becomes ``zero_point``.
 
-    For int32 the product is rounded before the sum. torch.quantize_per_tensor on CPU in 2.13, bit for bit,
+    x is float32, bfloat16 or half. For int32 the product is rounded before the sum. torch.quantize_per_tensor on CPU in 2.13, bit for bit,
     but for NaN.
     """
+    x = x.float()
     inverse = torch.tensor(1.0) / torch.tensor(scale, dtype=torch.float32)
     offset = torch.tensor(float(zero_point), dtype=torch.float32)
     if dtype == torch.int32:

@@ -48,6 +48,8 @@ softmax = torch.ops.zeropoint.softmax.default
 max_pool2d = torch.ops.zeropoint.max_pool2d.default
 avg_pool2d = torch.ops.zeropoint.avg_pool2d.default
 global_avg_pool2d = torch.ops.zeropoint.global_avg_pool2d.default
+interpolate_bilinear2d = torch.ops.zeropoint.interpolate_bilinear2d.default
+embedding = torch.ops.zeropoint.embedding.default
 adaptive_avg_pool2d = torch.ops.zeropoint.adaptive_avg_pool2d.default
 
 __all__ = sorted(_REFERENCES)

@@ -10,6 +10,7 @@ import torch
 from zeropoint._reference.conv import conv_extent
 from zeropoint._reference.pool import pool_extent
 from zeropoint._reference.quantize import channels_last_format, is_channels_last
+from zeropoint._reference.resample import bilinear_extent
 
 __all__: list[str] = []
 
@@ -289,6 +290,21 @@ def _global_avg_pool2d(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     return _nhwc(x, x.shape[1], 1, 1, dtype)
+
+
+@_fake("interpolate_bilinear2d")
+def _interpolate_bilinear2d(
+    x: torch.Tensor, output_size: Sequence[int], align_corners: bool, scale_h: float, scale_w: float
+) -> torch.Tensor:
+    height, width = output_size or (bilinear_extent(x.shape[2], scale_h), bilinear_extent(x.shape[3], scale_w))
+    return _nhwc(x, x.shape[1], height, width, x.dtype)
+
+
+@_fake("embedding")
+def _embedding(
+    indices: torch.Tensor, weight: torch.Tensor, scale: Any, zero_point: Any, bits: int, features: int
+) -> torch.Tensor:
+    return torch.empty((*indices.shape, features), dtype=torch.float32, device=indices.device)
 
 
 @_fake("adaptive_avg_pool2d")

@@ -627,12 +627,19 @@ for _threshold in (F.threshold, getattr(F, "threshold_"), torch.threshold, getat
 def _interpolate(
     x: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None, **kwargs: Any
 ) -> Any:
-    """Nearest picks integers; bilinear interpolates reals and is quantized back, as torch does."""
+    """Nearest picks integers and bilinear mixes them; other modes interpolate reals and are quantized back."""
     if not _per_tensor(x):
         return NotImplemented
     if mode in ("nearest", "nearest-exact"):
         moved = F.interpolate(x._data.float(), size, scale_factor, mode, align_corners, **kwargs)
         return x.with_data(moved.to(x._data.dtype))
+    if mode == "bilinear" and x.dim() == 4 and _eight_bit(x) and not kwargs.get("antialias"):
+        given = not isinstance(scale_factor, (int, float, type(None)))
+        factors = [float(f) for f in (scale_factor if given else (scale_factor or 0.0,) * 2)]
+        if kwargs.get("recompute_scale_factor"):
+            size, factors = [int(n * f) for n, f in zip(x.shape[2:], factors, strict=True)], [0.0, 0.0]
+        sizes = [] if size is None else [size, size] if isinstance(size, int) else list(size)
+        return x.with_data(ops.interpolate_bilinear2d(x._data, sizes, bool(align_corners), *factors))
     return _requantized(x, F.interpolate(x.dequantize(), size, scale_factor, mode, align_corners, **kwargs))
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from zeropoint import ops
 from zeropoint.errors import QuantizationError
 from zeropoint.tensor import (
     QDtype,
@@ -88,12 +89,17 @@ class _EmbeddingBase(nn.Module):
         """float32 ``scale * (q - zero_point)`` of the rows asked for, and no others."""
         if indices.is_floating_point() or indices.dtype == torch.bool:
             raise QuantizationError(f"{type(self).__name__}: indices must be integers, got {indices.dtype}")
-        if indices.numel() and not bool(((indices >= 0) & (indices < self.num_embeddings)).all()):
-            raise IndexError(f"{type(self).__name__}: index out of range in self, there are {self.num_embeddings} rows")
-        q = self._integers(self.weight_data[indices.long()]).float()
-        return (q - self.weight_zero_point[indices.long()].unsqueeze(-1)) * self.weight_scale[indices.long()].unsqueeze(
-            -1
-        )
+        bits = 8 if self.dtype is quint8 else 4
+        index = indices if indices.dtype in (torch.int32, torch.int64) else indices.long()
+        rows = (self.weight_data, self.weight_scale, self.weight_zero_point)
+        try:
+            return ops.embedding(index, *rows, bits, self.embedding_dim)
+        except ValueError as error:
+            if "outside the" not in str(error):
+                raise
+            raise IndexError(
+                f"{type(self).__name__}: index out of range in self, there are {self.num_embeddings} rows"
+            ) from None
 
     def _get_name(self) -> str:
         return f"Quantized{type(self).__name__}"
