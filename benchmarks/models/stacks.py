@@ -28,15 +28,18 @@ def float32(network: Network, example: Inputs, calibration: list[Inputs], thread
     return lambda: network.model(*example)
 
 
-def zeropoint(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Run:
+def zeropoint_program(network: Network, example: Inputs, calibration: list[Inputs]) -> Any:
     """Static for CNNs and transformers, dynamic for recurrent layers, 4-bit weights for the decoder."""
     if network.kind == "rnn":
-        program = zp.quantize(network.model, dynamic=True, example=example)
-    elif network.kind == "decoder":
+        return zp.quantize(network.model, dynamic=True, example=example)
+    if network.kind == "decoder":
         weights = quantize_weight_only(network.model, bits=4, group_size=128, symmetric=True, activation_bits=8)
-        program = zp.compile(weights, example)
-    else:
-        program = zp.quantize(network.model, calibration)
+        return zp.compile(weights, example)
+    return zp.quantize(network.model, calibration)
+
+
+def zeropoint(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Run:
+    program = zeropoint_program(network, example, calibration)
     return lambda: program(*example)
 
 
@@ -57,16 +60,16 @@ def _onnx(network: Network, example: Inputs, path: Path) -> list[str]:
     return names
 
 
-def onnxruntime(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Run:
+def onnxruntime_model(network: Network, example: Inputs, calibration: list[Inputs], path: Path) -> list[str]:
     """Static QDQ u8s8 for CNNs and transformers, dynamic for recurrent layers, 4-bit blocks of 128 for the decoder."""
     import onnx
-    import onnxruntime as ort
     from onnxruntime import quantization as quantize
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder:
-        source, ready, target = (str(Path(folder, f"{name}.onnx")) for name in ("float", "ready", "int8"))
+        source, ready = (str(Path(folder, f"{name}.onnx")) for name in ("float", "ready"))
+        target = str(path)
         names = _onnx(network, example, Path(source))
 
         class Reader(quantize.CalibrationDataReader):
@@ -90,14 +93,22 @@ def onnxruntime(network: Network, example: Inputs, calibration: list[Inputs], th
                 ready, target, Reader(), per_channel=True, activation_type=quantize.QuantType.QUInt8,
                 weight_type=quantize.QuantType.QInt8,
             )  # fmt: skip
+    return names
+
+
+def onnxruntime(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Run:
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        names = onnxruntime_model(network, example, calibration, Path(folder, "int8.onnx"))
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        session = ort.InferenceSession(target, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(Path(folder, "int8.onnx")), options, providers=["CPUExecutionProvider"])
     feed = {n: x.numpy() for n, x in zip(names, example, strict=True)}
     return lambda: torch.from_numpy(session.run(None, feed)[0])
 
 
-def openvino(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Run | None:
+def openvino_model(network: Network, example: Inputs, calibration: list[Inputs]) -> Any:
     """NNCF's post-training quantization (its model type for transformers), bfloat16 beside int8; 4-bit weights for the decoder."""
     import nncf
     import openvino as ov
@@ -117,6 +128,15 @@ def openvino(network: Network, example: Inputs, calibration: list[Inputs], threa
         model = nncf.quantize(
             model, data, subset_size=len(calibration), model_type=kind, preset=nncf.QuantizationPreset.PERFORMANCE
         )
+    return model
+
+
+def openvino(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Run | None:
+    import openvino as ov
+
+    model = openvino_model(network, example, calibration)
+    if model is None:
+        return None
     config: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
     if network.kind != "decoder":  # which picks what suits its 4-bit kernels
         config["INFERENCE_PRECISION_HINT"] = "bf16" if network.kind == "transformer" else "f32"

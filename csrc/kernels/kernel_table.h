@@ -113,8 +113,8 @@ struct NormalizeParams {
   uint8_t x_xor, out_xor, lo, hi;
 };
 
-// What masks add to attention's scores ends at kLargestMask, so that sums stay finite; keys at or below kLeastMask are not
-// looked at and have kMasked, which no score brings near the others.
+// What masks add to attention's scores ends at kLargestMask, so that sums stay finite; keys at or below kLeastMask are
+// not looked at and have kMasked, which no score brings near the others.
 constexpr float kLargestMask = 1e30f, kLeastMask = -1e29f, kMasked = -1e30f;
 
 struct SoftmaxParams {

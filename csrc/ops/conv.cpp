@@ -26,7 +26,8 @@ Tensor pack(const std::string& what, int64_t dims, Tensor weight, const Optional
   ZP_REQUIRE(weight.numel() > 0, what + ": weight must not be empty");
   ZP_REQUIRE(groups >= 1 && weight.size(0) % groups == 0, what + ": out_channels " + std::to_string(weight.size(0)) +
                                                               " is not divisible by groups " + std::to_string(groups));
-  ZP_REQUIRE(static_cast<int64_t>(dilation.size()) == dims, what + ": dilation needs " + std::to_string(dims) + " values");
+  ZP_REQUIRE(static_cast<int64_t>(dilation.size()) == dims,
+             what + ": dilation needs " + std::to_string(dims) + " values");
   // Planes of a contiguous kernel are one below the other: rows of one plane.
   if (dims == 3) weight = to_contiguous(weight);
   WeightView v = {};
@@ -189,9 +190,9 @@ ConvGeometry geometry(const std::string& what, int64_t dims, const Tensor& x, co
   }
   int64_t out[3];
   for (size_t i = 0; i < 3; ++i) out[i] = output_extent(in[i], taps[i], stride[i], padding[i], dilation[i]);
-  ZP_REQUIRE(out[0] > 0 && out[1] > 0 && out[2] > 0,
-             what + ": the kernel does not fit into the padded input of " + std::to_string(in[0]) + "x" +
-                 std::to_string(in[1]) + "x" + std::to_string(in[2]));
+  ZP_REQUIRE(out[0] > 0 && out[1] > 0 && out[2] > 0, what + ": the kernel does not fit into the padded input of " +
+                                                         std::to_string(in[0]) + "x" + std::to_string(in[1]) + "x" +
+                                                         std::to_string(in[2]));
   ConvGeometry g = {};
   g.in_d = in[0], g.in_h = in[1], g.in_w = in[2];
   g.out_d = out[0], g.out_h = out[1], g.out_w = out[2];

@@ -50,7 +50,8 @@ Tensor interpolate_bilinear2d(Tensor x, std::vector<int64_t> output_size, bool a
   const int64_t out_h = output_size[0], out_w = output_size[1];
   const std::vector<int64_t> sizes = {batch, channels, out_h, out_w};
   Tensor out = empty_strided(sizes, channels_last_strides(sizes), x.scalar_type());
-  const auto rows = sources(in_h, out_h, align_corners, scale_h), columns = sources(in_w, out_w, align_corners, scale_w);
+  const auto rows = sources(in_h, out_h, align_corners, scale_h),
+             columns = sources(in_w, out_w, align_corners, scale_w);
   const uint8_t* source = bytes(x);
   uint8_t* target = bytes(out);
   const uint8_t flip = sign_flip(x.scalar_type());
@@ -104,8 +105,8 @@ Tensor embedding(Tensor indices, Tensor weight, Tensor scale, Tensor zero_point,
                 : int64_t{static_cast<const int32_t*>(indices.data_ptr())[i]};
   };
   for (int64_t i = 0; i < n; ++i)
-    ZP_REQUIRE(at(i) >= 0 && at(i) < count, "embedding: index " + std::to_string(at(i)) + " is outside the " +
-                                                std::to_string(count) + " rows");
+    ZP_REQUIRE(at(i) >= 0 && at(i) < count,
+               "embedding: index " + std::to_string(at(i)) + " is outside the " + std::to_string(count) + " rows");
   const auto *s = static_cast<const float*>(scale.data_ptr()), *z = static_cast<const float*>(zero_point.data_ptr());
   auto* target = static_cast<float*>(out.data_ptr());
   const KernelTable& kernel = kernels();

@@ -23,7 +23,10 @@ def nhwc(*shape):
     return x(*shape).contiguous(memory_format=torch.channels_last)
 
 
-W2, W4, DW, W5 = (torch.randint(-128, 128, s, dtype=torch.int8) for s in ((5, 8), (6, 4, 3, 3), (4, 1, 3, 3), (5, 5)))
+W2, W4, DW, W5, W3D = (
+    torch.randint(-128, 128, s, dtype=torch.int8)
+    for s in ((5, 8), (6, 4, 3, 3), (4, 1, 3, 3), (5, 5), (6, 4, 2, 3, 3))
+)
 OUT = (0.02, 3, 0.5, 7, 0, 255, U8)
 CASES = {
     "quantize_per_tensor": [(torch.randn(2, 3), 0.1, 3, U8), (torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), 0.1, 3, torch.int32)],
@@ -38,6 +41,12 @@ CASES = {
     "conv2d": [
         (nhwc(2, 4, 9, 8), W4, ops.conv2d_pack(W4, None, [1, 1], 1), torch.ones(6), None, None, [2, 1], [1, 0], [1, 1], 1, *OUT),
         (x(1, 4, 9, 8), DW, ops.conv2d_pack(DW, None, [1, 1], 4), torch.ones(4), None, None, [1, 1], [1, 1], [1, 1], 4, *OUT),
+    ],
+    "conv3d": [
+        (
+            x(2, 4, 5, 9, 8), W3D, ops.conv3d_pack(W3D, None, [1, 1, 1], 1), torch.ones(6), None, None, [1, 2, 1], [1, 1, 0],
+            [1, 1, 1], 1, *OUT,
+        )
     ],
     "add": [(x(2, 3), 0.1, 3, x(2, 3), 0.2, 4, 0.3, 5, 0, 255, U8)],
     "mul": [
@@ -65,9 +74,13 @@ CASES = {
     ],
     "attention": [
         (x(2, 3, 5, 8), 0.1, 3, x(2, 3, 7, 8), 0.1, 4, x(2, 3, 7, 6), 0.2, 5, 0.3, 0.1, 7, U8),
+        (x(2, 4, 5, 8), 0.1, 3, x(2, 2, 7, 8), 0.1, 4, x(2, 2, 7, 6), 0.2, 5, 0.3, 0.1, 7, U8, torch.randn(5, 7)[None, None]),
+        (x(2, 4, 5, 8), 0.1, 3, x(2, 4, 7, 8), 0.1, 4, x(2, 4, 7, 6), 0.2, 5, 0.3, 0.1, 7, U8, None, True),
         (x(2, 5, 3, 8).transpose(1, 2), 0.1, 3, x(2, 7, 3, 8).transpose(1, 2), 0.1, 4, x(2, 3, 7, 6), 0.2, 5, 0.3, 0.1, 7, U8),
     ],
     "lookup": [(x(2, 3), x(256))],
+    "interpolate_bilinear2d": [(nhwc(2, 3, 5, 4), [7, 9], False, 0.0, 0.0), (x(2, 3, 5, 4), [], True, 2.0, 1.5)],
+    "embedding": [(torch.tensor([[1, 0, 2]]), x(3, 8), torch.ones(3), torch.zeros(3), 8, 8), (torch.tensor([1, 2]), x(3, 4), torch.ones(3), torch.zeros(3), 4, 7)],
     "max_pool2d": [(nhwc(2, 3, 9, 8), [3, 2], [2, 2], [1, 0], [1, 1], True)],
     "avg_pool2d": [(nhwc(2, 3, 9, 8), 3, [3, 2], [2, 2], [1, 0], False, True, None)],
     "global_avg_pool2d": [(nhwc(2, 3, 9, 8), 0.1, 3, 0.05, 7, 0, 255, U8)],
@@ -85,7 +98,7 @@ def test_opcheck(name, arguments):
 
 
 def test_every_computing_operator_is_checked():
-    assert set(CASES) | {"linear_pack", "conv2d_pack", "linear_grouped_pack"} == set(ops.__all__)
+    assert set(CASES) | {"linear_pack", "conv2d_pack", "conv3d_pack", "linear_grouped_pack"} == set(ops.__all__)
 
 
 def converted():

@@ -40,6 +40,19 @@ class Shuffles(nn.Module):
         return self.b(y.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w))
 
 
+class Bilinear(nn.Module):
+    """Up by a factor, and to the size of another value."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        y = F.relu(self.a(x))
+        z = F.relu(self.b(F.interpolate(y, scale_factor=2.0, mode="bilinear")))
+        return self.c(F.interpolate(z, size=y.shape[-2:], mode="bilinear", align_corners=True) + y)
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind, **options):
         super().__init__()
@@ -72,7 +85,10 @@ def seed_batch_norms(model):
 
 def transposed(arguments, options):
     return nn.Sequential(
-        nn.ConvTranspose2d(*arguments, **options), nn.BatchNorm2d(arguments[1]), nn.ReLU(), nn.Conv2d(arguments[1], 4, 1)
+        nn.ConvTranspose2d(*arguments, **options),
+        nn.BatchNorm2d(arguments[1]),
+        nn.ReLU(),
+        nn.Conv2d(arguments[1], 4, 1),
     )
 
 
@@ -111,6 +127,7 @@ KINDS = {
     ),
     "pads": (Pads, (2, 3, 16, 16)),
     "shuffles": (Shuffles, (2, 3, 16, 16)),
+    "bilinear": (Bilinear, (2, 3, 12, 10)),
     "unet": (UNet, (2, 3, 16, 24)),
     "lstm": (lambda: Recurrent(nn.LSTM), (2, 7, 12)),
     "bidirectional lstm": (lambda: Recurrent(nn.LSTM, bidirectional=True), (2, 7, 12)),
@@ -252,17 +269,36 @@ def test_recurrent_layers_that_int8_would_ruin_stay_float():
     x = torch.randn(4, 7, 12)
     x[..., 0] *= 1e4  # what else there is in a row is below half a step
     program = zp.quantize(model, [x])
-    assert next(why for _, operator, why in program.program.coverage if "lstm" in operator).startswith("int8 would leave")
+    assert next(why for _, operator, why in program.program.coverage if "lstm" in operator).startswith(
+        "int8 would leave"
+    )
     mapping = QConfigMapping().set_global(get_default_qconfig()).set_object_type(nn.LSTM, None)
     program = zp.quantize(model, [torch.randn(4, 7, 12)], qconfig=mapping)
     assert "zeropoint::rnn_dynamic" not in [i.operator for i in program.program.body]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_embeddings(dynamic):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 5)).eval()
+    inputs = (torch.randint(0, 50, (3, 7)),)
+    program = zp.quantize(model, dynamic=True, example=inputs) if dynamic else zp.quantize(model, [inputs, inputs])
+    assert all(why == "int8" for *_, why in program.program.coverage)
+    assert sqnr(model(*inputs), program(*inputs)) > 30
+    assert torch.equal(program(*inputs), program.program.interpret(list(inputs))[0])
+    with pytest.raises(ValueError, match="index 50 is outside the 50 rows"):
+        program(torch.full((1, 2), 50))
 
 
 def test_projections_are_listed():
     program = zp.quantize(_projected(), [torch.randn(2, 7, 12)])
     reasons = {operator: why for _, operator, why in program.program.coverage}
     assert reasons["aten.lstm.input"] == "recurrent layers with projections have no int8 form in programs"
-    assert zp.quantize(_projected(), dynamic=True, example=torch.randn(2, 7, 12))(torch.randn(2, 7, 12)).shape == (2, 7, 5)
+    assert zp.quantize(_projected(), dynamic=True, example=torch.randn(2, 7, 12))(torch.randn(2, 7, 12)).shape == (
+        2,
+        7,
+        5,
+    )
 
 
 def _projected():

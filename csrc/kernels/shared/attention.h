@@ -5,8 +5,8 @@
 namespace zeropoint {
 namespace {
 
-// From scores to what follows the masked sum: z[i] = float(s[i]) * scale + mask[i], p[i] = rhe(255 * exp(z[i] - largest)).
-// All of a row that has nothing to look at is 0. `mask` is padded with kMasked to a multiple of the lanes.
+// From scores to what follows the masked sum: z[i] = float(s[i]) * scale + mask[i], p[i] = rhe(255 * exp(z[i] -
+// largest)). All of a row that has nothing to look at is 0. `mask` is padded with kMasked to a multiple of the lanes.
 template <class V>
 void masked_row(int32_t* s, int64_t n, float scale, const float* mask) {
   auto* z = reinterpret_cast<float*>(s);

@@ -76,8 +76,7 @@ inline void row_pointers(const IgemmParams& p, const int64_t* offsets, int64_t m
                 last_w = g.in_w - (g.kernel_w - 1) * g.dilation_w;
   for (int r = 0; r < rows; ++r, advance(g, c)) {
     const int64_t d0 = c.od * g.stride_d - g.pad_d, h0 = c.oh * g.stride_h - g.pad_h, w0 = c.ow * g.stride_w - g.pad_w;
-    const uint8_t* base =
-        p.a + c.n * g.image_stride + d0 * g.plane_stride + h0 * g.row_stride + w0 * p.a_stride;
+    const uint8_t* base = p.a + c.n * g.image_stride + d0 * g.plane_stride + h0 * g.row_stride + w0 * p.a_stride;
     const uint8_t** dst = pointers + r;
     if (d0 >= 0 && d0 < last_d && h0 >= 0 && h0 < last_h && w0 >= 0 && w0 < last_w) {
       for (int64_t t = 0; t < p.taps; ++t) dst[t * kMaxRows] = base + offsets[t];

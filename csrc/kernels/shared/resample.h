@@ -18,7 +18,8 @@ void mix_pixels(const uint8_t* __restrict q0, const uint8_t* __restrict q1, int6
 // rhe(a + (b - a) * weight) of two mixed rows.
 void mix_rows(const float* __restrict a, const float* __restrict b, int64_t n, float weight, uint8_t flip,
               uint8_t* __restrict out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(round_clamp(a[i] + (b[i] - a[i]) * weight, 0, 255) ^ flip);
+  for (int64_t i = 0; i < n; ++i)
+    out[i] = static_cast<uint8_t>(round_clamp(a[i] + (b[i] - a[i]) * weight, 0, 255) ^ flip);
 }
 
 // (q - zero_point) * scale of a row of 8-bit values, or of 4-bit ones, low halves first.

@@ -42,7 +42,9 @@ def interpolate_bilinear2d(
     height, width = x.shape[2:]
     size = list(output_size) or [bilinear_extent(height, scale_h), bilinear_extent(width, scale_w)]
     if len(size) != 2 or min(size) <= 0:
-        raise QuantizationError("interpolate_bilinear2d: output_size needs 2 positive values, or factors that give them")
+        raise QuantizationError(
+            "interpolate_bilinear2d: output_size needs 2 positive values, or factors that give them"
+        )
     shift = 128 if x.dtype == torch.int8 else 0
     value = (x.to(torch.int32) + shift).float()
     top, bottom, wh = _sources(height, size[0], align_corners, scale_h, x.device)

@@ -15,6 +15,7 @@ from torch import fx
 from zeropoint.graph.builder import module_path
 from zeropoint.graph.canonicalize import arguments
 from zeropoint.graph.constants import constant_of, is_constant
+from zeropoint.graph.embedding import EMBEDDING, embedding_reason
 from zeropoint.graph.recurrent import RECURRENT, recurrent_reason
 from zeropoint.quantization.qconfig import QConfigAny
 from zeropoint.quantization.qconfig_mapping import QConfigMapping
@@ -96,7 +97,7 @@ _KEEP = {
     *POOLS, aten.constant_pad_nd.default, aten.pad.default, aten.reshape.default, aten.flatten.using_ints,
     aten.unflatten.int, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.transpose.int, aten.permute.default,
     aten.select.int, aten.slice.Tensor, aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default,
-    aten.upsample_nearest2d.vec, aten.contiguous.default, aten.expand.default, aten.unbind.int, aten.chunk.default,
+    aten.upsample_nearest2d.vec, aten.upsample_bilinear2d.vec, aten.contiguous.default, aten.expand.default, aten.unbind.int, aten.chunk.default,
     aten.split.Tensor, aten.split_with_sizes.default, aten.repeat_interleave.self_int, aten.mT.default, operator.getitem,
 }  # fmt: skip
 _ADAPTIVE = {
@@ -104,6 +105,7 @@ _ADAPTIVE = {
 }  # fmt: skip
 _POOL_DIMS = {aten.max_pool1d.default: 3, aten.avg_pool1d.default: 3, aten.max_pool3d.default: 5}
 _LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default}
+_BY_WEIGHT = {EMBEDDING: embedding_reason, **dict.fromkeys(RECURRENT, recurrent_reason)}
 
 
 def _value(node: Any) -> torch.Tensor | None:
@@ -255,7 +257,8 @@ class Annotation:
         quantized: values that exist as int8.
         carrier: a LAYER or BINARY whose clamp (ReLU, ReLU6 ...) is part of it, to the clamp's node.
         group: value to the representative of those it shares qparams with.
-        recurrent: layers with int8 weights whose inputs are quantized at run time, over their rows.
+        by_weight: layers with int8 weights that need no range of activations: embeddings, and recurrent layers, whose inputs
+            are quantized at run time.
         reasons: operators that stay float, with the reason.
     """
 
@@ -265,7 +268,7 @@ class Annotation:
     carrier: dict[fx.Node, fx.Node] = field(default_factory=dict)
     group: dict[fx.Node, fx.Node] = field(default_factory=dict)
     qconfigs: dict[fx.Node, QConfigAny] = field(default_factory=dict)
-    recurrent: set[fx.Node] = field(default_factory=set)
+    by_weight: set[fx.Node] = field(default_factory=set)
     reasons: dict[fx.Node, str] = field(default_factory=dict)
 
     def representative(self, node: fx.Node) -> fx.Node:
@@ -315,10 +318,11 @@ def annotate(module: fx.GraphModule, mapping: QConfigMapping) -> Annotation:
     found = Annotation()
     nodes = [n for n in module.graph.nodes if n.op == "call_function" and _is_operator(n)]
     for node in nodes:
-        if node.target in RECURRENT and _qconfig(mapping, node) is not None:
-            reason = recurrent_reason(node)
+        by_weight = _BY_WEIGHT.get(node.target)
+        if by_weight is not None and _qconfig(mapping, node) is not None:
+            reason = by_weight(node)
             if reason is None:
-                found.recurrent.add(node)
+                found.by_weight.add(node)
             else:
                 found.reasons[node] = reason
             continue

@@ -44,7 +44,9 @@ def _alone(node: Any) -> bool:
 
 def _scores(module: fx.GraphModule, node: fx.Node) -> _Scores | None:
     """Follows ``node`` upwards to the product; None where something else stands between."""
-    factor, added, filled = 1.0, [], []
+    factor = 1.0
+    added: list[fx.Node] = []
+    filled: list[tuple[fx.Node, float, bool]] = []
     while _alone(node):
         a = arguments(node) if isinstance(node.target, torch._ops.OpOverload) else {}
         if node.target in _PRODUCTS:

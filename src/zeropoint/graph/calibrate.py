@@ -10,6 +10,7 @@ from torch import fx
 
 from zeropoint.errors import QuantizationError, UncalibratedError
 from zeropoint.graph.annotate import Annotation, Form
+from zeropoint.graph.recurrent import RECURRENT
 from zeropoint.nn.quantized.modules.weighted import observer_qparams
 from zeropoint.tensor import QDtype, qint8, quint8
 
@@ -75,7 +76,7 @@ class Calibration(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and shows its value to its observer."""
         value = super().run_node(n)
-        if n in self.annotation.recurrent:
+        if n in self.annotation.by_weight and n.target in RECURRENT:
             runs = self.recurrent_runs.setdefault(n, [])
             if len(runs) < _RECURRENT_RUNS:
                 runs.append((self.fetch_args_kwargs_from_env(n)[0][:2], value))

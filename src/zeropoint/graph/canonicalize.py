@@ -91,7 +91,9 @@ def _replace_named_padding(module: fx.GraphModule, node: fx.Node) -> None:
         x = rewriter.call(aten.constant_pad_nd.default, x, sides, 0)
     target = _PADDED_BY_NAME[node.target]
     padding = [t // 2 for t in total]
-    rewriter.replace(rewriter.call(target, x, a["weight"], a["bias"], spatial("stride"), padding, dilation, a["groups"]))
+    rewriter.replace(
+        rewriter.call(target, x, a["weight"], a["bias"], spatial("stride"), padding, dilation, a["groups"])
+    )
 
 
 def canonicalize(module: fx.GraphModule) -> None:

@@ -110,9 +110,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         names = inspect.signature(model.forward).bind(*a, **k).arguments
         try:
             with _SimpleSizes():
-                return torch.export.export(
-                    model, a, k, dynamic_shapes=_dynamic(dict(names), opened), strict=False
-                )
+                return torch.export.export(model, a, k, dynamic_shapes=_dynamic(dict(names), opened), strict=False)
         except Exception as error:  # whatever stops export, the model can still run module by module
             reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
     raise CaptureError(f"capture: torch.export failed: {reasons[-1]}")

@@ -11,6 +11,7 @@ from zeropoint import ops
 from zeropoint.graph.builder import GraphBuilder, source_name
 from zeropoint.graph.canonicalize import arguments
 from zeropoint.graph.constants import constant_of, is_constant
+from zeropoint.graph.embedding import EMBEDDING, embedding_reason, lower_embedding
 from zeropoint.graph.recurrent import RECURRENT, lower_recurrent, quantize_per_output, recurrent_reason
 
 __all__ = ["DynamicLowering"]
@@ -27,12 +28,13 @@ class DynamicLowering(GraphBuilder):
         self.values: dict[fx.Node, Any] = {}
 
     def run(self) -> fx.GraphModule:
+        forms = {aten.linear.default: self._linear, EMBEDDING: self._embedding}
+        forms |= dict.fromkeys(RECURRENT, self._recurrent)
         for node in self.module.graph.nodes:
             self._current = node
             if node in self.values:
                 continue  # a part of a recurrent layer's result
-            lower = self._linear if node.target is aten.linear.default else None
-            lower = self._recurrent if node.target in RECURRENT else lower
+            lower = forms.get(node.target)
             reason = None if lower is None else lower(node)
             if lower is not None and reason is None:
                 self.cover(node, "int8")
@@ -49,6 +51,12 @@ class DynamicLowering(GraphBuilder):
         reason = recurrent_reason(node)
         if reason is None:
             self.values.update(lower_recurrent(self, node, lambda n: self.values[n]))
+        return reason
+
+    def _embedding(self, node: fx.Node) -> str | None:
+        reason = embedding_reason(node)
+        if reason is None:
+            self.values[node] = lower_embedding(self, node, lambda n: self.values[n])
         return reason
 
     def _linear(self, node: fx.Node) -> str | None:

@@ -16,6 +16,7 @@ from zeropoint.graph.builder import GraphBuilder, source_name
 from zeropoint.graph.calibrate import Calibration
 from zeropoint.graph.canonicalize import arguments
 from zeropoint.graph.constants import constant_of
+from zeropoint.graph.embedding import EMBEDDING, lower_embedding
 from zeropoint.graph.recurrent import lower_recurrent, recurrent_quality
 from zeropoint.nn.quantized.modules.weighted import quantize_weight
 from zeropoint.tensor import QDtype, QTensor, is_per_channel
@@ -61,8 +62,8 @@ class Lowering(GraphBuilder):
                 self.cover(node, "int8")  # done with its clamp
             elif node in self.floats:
                 continue  # a part of a recurrent layer's result
-            elif node in self.annotation.recurrent:
-                self._recurrent(node)
+            elif node in self.annotation.by_weight:
+                self._by_weight(node)
             elif node in self.annotation.forms:
                 self._lower(node)
                 if node.target is not operator.getitem:
@@ -102,7 +103,11 @@ class Lowering(GraphBuilder):
 
     # ---- operators
 
-    def _recurrent(self, node: fx.Node) -> None:
+    def _by_weight(self, node: fx.Node) -> None:
+        if node.target is EMBEDDING:
+            self.floats[node] = lower_embedding(self, node, self.as_float)
+            self.cover(node, "int8")
+            return
         quality = recurrent_quality(self.module, node, self.calibration.recurrent_runs.get(node, []))
         if quality >= _LEAST_QUALITY:
             self.floats.update(lower_recurrent(self, node, self.as_float))
@@ -238,6 +243,11 @@ class Lowering(GraphBuilder):
             out = self._pool(node, x)
         elif node.target in (aten.constant_pad_nd.default, aten.pad.default):
             out = self.call(aten.constant_pad_nd.default, x.node, arguments(node)["pad"], x.zero_point)
+        elif node.target is aten.upsample_bilinear2d.vec:
+            a = arguments(node)
+            size = fx.map_arg(a["output_size"] or [], self.as_float)
+            factors = a["scale_factors"] or (0.0, 0.0)
+            out = self.call(ops.interpolate_bilinear2d, x.node, size, a["align_corners"], *factors)
         else:
             args, kwargs = fx.map_arg((node.args[1:], node.kwargs), self.as_float)
             out = self.graph.call_function(node.target, (x.node, *args), kwargs)
@@ -245,7 +255,8 @@ class Lowering(GraphBuilder):
         self.ints[node] = Int8(out, x.scale, x.zero_point, x.dtype)
 
     def _pool(self, node: fx.Node, x: Int8) -> fx.Node:
-        a, target, image = arguments(node), node.target, x.node
+        a, image = arguments(node), x.node
+        target: Any = node.target
         if target is aten.adaptive_avg_pool2d.default:
             return self.call(ops.adaptive_avg_pool2d, image, x.zero_point, _numbers(a["output_size"], 2))
         dims = {aten.max_pool1d.default: 1, aten.avg_pool1d.default: 1, aten.max_pool3d.default: 3}.get(target, 2)

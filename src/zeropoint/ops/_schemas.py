@@ -75,9 +75,7 @@ SCHEMAS = {
     "interpolate_bilinear2d": (
         "(Tensor x, int[] output_size, bool align_corners, float scale_h, float scale_w) -> Tensor"
     ),
-    "embedding": (
-        "(Tensor indices, Tensor weight, Tensor scale, Tensor zero_point, int bits, int features) -> Tensor"
-    ),
+    "embedding": ("(Tensor indices, Tensor weight, Tensor scale, Tensor zero_point, int bits, int features) -> Tensor"),
     "program_create": "(Tensor code, str names, Tensor[] constants) -> int",
     "program_run": "(int program, Tensor[] inputs) -> Tensor[]",
     "program_profile": "(int program, Tensor[] inputs) -> Tensor",

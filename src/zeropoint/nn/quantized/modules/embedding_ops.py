@@ -20,7 +20,7 @@ from zeropoint.tensor import (
     quint8,
 )
 
-__all__ = ["Embedding", "EmbeddingBag"]
+__all__ = ["Embedding", "EmbeddingBag", "quantize_rows"]
 
 
 def _row_qparams(mod: Any, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, QDtype]:
@@ -34,6 +34,18 @@ def _row_qparams(mod: Any, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Te
         return (*choose_qparams(low, high, quint8, per_channel_affine_float_qparams), quint8)
     observer(weight)
     return (*observer.calculate_qparams(), observer.dtype)
+
+
+def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """float32 scales and zero points of the rows' ranges, and the rows in 8 bits: what ``ops.embedding`` takes."""
+    low, high = torch.aminmax(weight, dim=1)
+    scale, zero_point = choose_qparams(low, high, quint8, per_channel_affine_float_qparams)
+    return scale.float(), zero_point.float(), _integers(weight, scale.float(), zero_point.float(), quint8)
+
+
+def _integers(weight: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, dtype: QDtype) -> torch.Tensor:
+    q = torch.round(weight / scale.unsqueeze(1) + zero_point.unsqueeze(1))
+    return q.clamp(dtype.quant_min, dtype.quant_max).to(torch.uint8)
 
 
 class _EmbeddingBase(nn.Module):
@@ -166,8 +178,7 @@ def _quantized_rows(mod: Any) -> QTensor:
     weight = mod.weight.detach().float()
     scale, zero_point, dtype = _row_qparams(mod, weight)
     scale, zero_point = scale.float(), zero_point.float()
-    q = torch.round(weight / scale.unsqueeze(1) + zero_point.unsqueeze(1))
-    return QTensor(q.clamp(dtype.quant_min, dtype.quant_max).to(torch.uint8), scale, zero_point, dtype, 0)
+    return QTensor(_integers(weight, scale, zero_point, dtype), scale, zero_point, dtype, 0)
 
 
 class EmbeddingBag(_EmbeddingBase):
