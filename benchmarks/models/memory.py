@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,9 @@ from typing import Any
 
 
 def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Of this process alone: getrusage's begins with what the parent had."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 
 
 def run_alone(kind: str, path: str, inputs: str, threads: int) -> None:
@@ -71,16 +72,16 @@ def files(name: str, folder: Path) -> dict[str, Path]:
     calibration = [network.inputs(1, seed) for seed in range(1, 9)]
     np.savez(folder / "inputs.npz", *(x.numpy() for x in example))
     found: dict[str, Any] = {}
-    stacks.zeropoint_program(network, example, calibration).save(folder / "model.zp")
-    found["zeropoint"] = folder / "model.zp"
-    stacks.onnxruntime_model(network, example, calibration, folder / "model.onnx")
-    found["onnxruntime"] = folder / "model.onnx"
+    stacks.zeropoint_program(network, example, calibration).save(folder / "zeropoint.zp")
+    found["zeropoint"] = folder / "zeropoint.zp"
+    stacks.onnxruntime_model(network, example, calibration, folder / "onnxruntime.onnx")
+    found["onnxruntime"] = folder / "onnxruntime.onnx"
     model = stacks.openvino_model(network, example, calibration)
     if model is not None:
         import openvino as ov
 
-        ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
-        found["openvino"] = folder / "model.xml"
+        ov.save_model(model, folder / "openvino.xml", compress_to_fp16=False)
+        found["openvino"] = folder / "openvino.xml"
     return found
 
 

@@ -58,44 +58,54 @@ int64_t place(std::vector<Interval>& intervals) {
 
 }  // namespace
 
-Plan::Plan(const Program& program, const Values& recorded) : integers_(recorded.integers) {
+Recording::Recording(const Program& program) : values(static_cast<size_t>(program.value_count_)) {
+  for (size_t v = 0; v < values.size(); ++v) values[v].root = v;
+}
+
+void Recording::note(const Program& program, size_t i, const Values& run) {
+  const Instruction& instruction = program.instructions_[i];
+  for (const int64_t result : instruction.results) {
+    if (result < 0 || !run.tensors[static_cast<size_t>(result)]) continue;
+    const Tensor& out = run.tensor(result);
+    Seen& seen = values[static_cast<size_t>(result)];
+    seen.native = instruction.placeable();
+    seen.sizes = sizes_of(out);
+    seen.strides = strides_of(out);
+    seen.dtype = out.scalar_type();
+    seen.elements = out.numel();
+    if (instruction.kind != Instruction::Kind::kDispatched || out.numel() == 0) continue;
+    for (const Argument& a : instruction.arguments)
+      a.for_each_value([&](int64_t v) {
+        if (storage_base(run.tensor(v)) == storage_base(out)) seen.root = values[static_cast<size_t>(v)].root;
+      });
+  }
+}
+
+Plan::Plan(const Program& program, const Recording& recording, std::vector<int64_t> integers)
+    : integers_(std::move(integers)) {
   const auto count = static_cast<size_t>(program.value_count_);
   placement_.resize(count);
   done_once_.assign(program.instructions_.size(), false);
-  // Which value a value is a view of; itself if none.
-  std::vector<size_t> root(count);
-  for (size_t v = 0; v < count; ++v) root[v] = v;
+  const auto root = [&](int64_t v) { return recording.values[static_cast<size_t>(v)].root; };
   std::vector<size_t> first(count, 0), last(count, 0);
-  std::vector<bool> native(count, false);
   for (size_t i = 0; i < program.instructions_.size(); ++i) {
     const Instruction& instruction = program.instructions_[i];
-    std::vector<size_t> used;
-    for (const Argument& a : instruction.arguments)
-      a.for_each_value([&](int64_t v) { used.push_back(static_cast<size_t>(v)); });
-    for (const size_t v : used) last[root[v]] = i;
-    for (const int64_t result : instruction.results) {
-      if (result < 0 || !recorded.tensors[static_cast<size_t>(result)]) continue;
-      const auto r = static_cast<size_t>(result);
-      first[r] = last[r] = i;
-      native[r] = instruction.placeable();
-      if (instruction.kind != Instruction::Kind::kDispatched) continue;
-      const Tensor& out = *recorded.tensors[r];
-      for (const size_t v : used)
-        if (out.numel() > 0 && storage_base(*recorded.tensors[v]) == storage_base(out)) root[r] = root[v];
-    }
+    for (const Argument& a : instruction.arguments) a.for_each_value([&](int64_t v) { last[root(v)] = i; });
+    for (const int64_t r : instruction.results)
+      if (r >= 0) first[static_cast<size_t>(r)] = last[static_cast<size_t>(r)] = i;
   }
   std::set<size_t> leaves;
-  for (const int64_t output : program.outputs_) leaves.insert(root[static_cast<size_t>(output)]);
+  for (const int64_t output : program.outputs_) leaves.insert(root(output));
   std::vector<Interval> intervals;
   for (size_t v = 0; v < count; ++v) {
-    const OptionalTensor& t = recorded.tensors[v];
-    if (!native[v] || leaves.count(v) || !t || t->numel() == 0) continue;
+    const Recording::Seen& seen = recording.values[v];
+    if (!seen.native || leaves.count(v) || seen.elements == 0) continue;
     Placement& p = placement_[v];
-    p.sizes = sizes_of(*t);
-    p.strides = strides_of(*t);
-    p.dtype = t->scalar_type();
+    p.sizes = seen.sizes;
+    p.strides = seen.strides;
+    p.dtype = seen.dtype;
     // Operators give results without gaps, so that the elements are all there is.
-    const int64_t size = t->numel() * element_size(p.dtype) + kSlack;
+    const int64_t size = seen.elements * element_size(p.dtype) + kSlack;
     intervals.push_back({v, (size + kAlignment - 1) / kAlignment * kAlignment, first[v], last[v], 0});
   }
   bytes_ = place(intervals);
@@ -113,8 +123,7 @@ Plan::Plan(const Program& program, const Values& recorded) : integers_(recorded.
       once = true;
       for (const Argument& a : instruction.arguments)
         a.for_each_value([&](int64_t v) { once = once && fixed[static_cast<size_t>(v)]; });
-      for (const int64_t r : instruction.results)
-        once = once && (r < 0 || (root[static_cast<size_t>(r)] != static_cast<size_t>(r)));
+      for (const int64_t r : instruction.results) once = once && (r < 0 || root(r) != static_cast<size_t>(r));
     }
     done_once_[i] = once;
     if (once)

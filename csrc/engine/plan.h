@@ -1,8 +1,8 @@
 // What is fixed once the shapes of the inputs are: integers, views, and where each intermediate value lives.
 //
-// A plan is made from one run in which every value has memory of its own. Values that native operators compute are then
-// placed in one block, where those that are not alive together share bytes; views of them are made once. What ATen
-// computes, and what leaves the program, is allocated anew in every run.
+// A plan is made from one run in which every value has memory of its own while it is alive. Values that native
+// operators compute are then placed in one block, where those that are not alive together share bytes; views of them
+// are made once. What ATen computes, and what leaves the program, is allocated anew in every run.
 #pragma once
 #include "program.h"
 
@@ -15,10 +15,28 @@ struct Frame {
   std::vector<EpilogueCache> caches;  // by instruction
 };
 
+// What a run shows of its values. They need not stay alive for it.
+class Recording {
+ public:
+  explicit Recording(const Program&);
+
+  // Instruction i was just executed; its arguments are still there.
+  void note(const Program&, size_t i, const Values&);
+
+  struct Seen {
+    bool native = false;  // by an operator that takes a place for it
+    size_t root = 0;      // the value that it is a view of; itself if of none
+    std::vector<int64_t> sizes, strides;
+    ScalarType dtype = ScalarType::Byte;
+    int64_t elements = 0;
+  };
+  std::vector<Seen> values;
+};
+
 class Plan {
  public:
-  // `recorded` are the values of a run whose instructions have all been executed.
-  Plan(const Program&, const Values& recorded);
+  // `recording` of a run whose instructions have all been executed, with these integers.
+  Plan(const Program&, const Recording& recording, std::vector<int64_t> integers);
 
   std::unique_ptr<Frame> acquire(const Program&);
   void release(std::unique_ptr<Frame>);

@@ -345,8 +345,13 @@ std::shared_ptr<Plan> Program::plan_for(const std::vector<Tensor>& inputs, std::
   for (size_t i = 0; i < inputs_.size(); ++i) values.tensors[static_cast<size_t>(inputs_[i])] = inputs[i];
   for (size_t i = 0; i < constants_.size(); ++i)
     values.tensors[static_cast<size_t>(constants_[i])] = constant_tensors_[i];
-  for (size_t i = 0; i < instructions_.size(); ++i) execute(i, values);
-  auto plan = std::make_shared<Plan>(*this, values);
+  Recording recording(*this);
+  for (size_t i = 0; i < instructions_.size(); ++i) {
+    execute(i, values);
+    recording.note(*this, i, values);
+    for (const int64_t v : dies_after_[i]) values.tensors[static_cast<size_t>(v)].reset();
+  }
+  auto plan = std::make_shared<Plan>(*this, recording, values.integers);
   for (const int64_t v : outputs_) outputs.push_back(values.tensor(v));
   const std::lock_guard<std::mutex> lock(mutex_);
   if (plans_.size() >= kPlans) plans_.clear();

@@ -34,6 +34,7 @@ struct Instruction {
 };
 
 class Plan;
+class Recording;
 struct Frame;
 
 class Program {
@@ -53,6 +54,7 @@ class Program {
 
  private:
   friend class Plan;
+  friend class Recording;
   // The plan for the shapes of these inputs. Where it has to be made first, `outputs` are those of the run it is made
   // from.
   std::shared_ptr<Plan> plan_for(const std::vector<Tensor>& inputs, std::vector<Tensor>& outputs);

@@ -159,3 +159,22 @@ def test_corrupted_files():
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert "400 files" in result.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="mappings are read from Linux's /proc")
+def test_what_was_packed_is_not_resident_twice(tmp_path):
+    model = nn.Linear(4096, 1024).eval()
+    program = zp.quantize(model, [torch.randn(2, 4096)])
+    path = tmp_path / "large.zp"
+    program.save(path)
+    loaded = zp.load(path)
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    resident = 0
+    for line in lines:
+        if line.endswith(str(path)):
+            resident += next(int(rest.split()[1]) for rest in lines if rest.startswith("Rss:"))
+    assert resident < 1024  # of 4096 kB
+    for name, value in program.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    x = torch.randn(3, 4096)
+    assert torch.equal(loaded(x), program(x))

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch.utils._pytree import treespec_loads
 
 from zeropoint.engine.allowed import ALLOWED
+from zeropoint.engine.mapped import MappedFile
 from zeropoint.engine.program import INTEGERS, Instruction, Program, ProgramError, Register, Value, operator_of
 
 if TYPE_CHECKING:
@@ -91,11 +92,12 @@ def load(path: str | os.PathLike[str]) -> ProgramModule:
             if text is None:
                 raise ProgramError(f"load: {path} is a safetensors file without a zeropoint program")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            mapped = MappedFile(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
         raise ProgramError(f"load: {path} is no safetensors file: {error}") from error
     try:
         program = _Reader(json.loads(text, parse_constant=_no_constant), tensors).read()
-        return ProgramModule(program)
+        return ProgramModule(program, mapped.release)
     except ProgramError as error:
         raise ProgramError(f"load: {path}: {error}") from error
     except (RecursionError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, MemoryError) as error:

@@ -86,11 +86,14 @@ class Program:
     out_spec: str = ""
     coverage: list[tuple[str, str, str]] = field(default_factory=list)
 
-    def prepared(self) -> dict[int, torch.Tensor]:
-        """The constants and what the prologue makes of them."""
+    def prepared(self, packed: Callable[[torch.Tensor], None] | None = None) -> dict[int, torch.Tensor]:
+        """The constants and what the prologue makes of them; ``packed`` is told of each constant that was just read."""
         values: dict[int, Any] = dict(self.constants)
         for instruction in self.prologue:
             _call(instruction, bind(instruction), values)
+            weight = instruction.arguments[0]
+            if packed is not None and isinstance(weight, Value):
+                packed(values[weight.index])
         return values
 
     def bound(self) -> list[Bound]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,14 +34,14 @@ class ProgramModule(nn.Module):
         engine: ``"native"``, or the reason why the program runs from Python.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, packed: Callable[[torch.Tensor], None] | None = None) -> None:
         super().__init__()
         self.program = program
         for index, value in program.constants.items():
             self.register_buffer(f"constant_{index}", value)
-        self._start()
+        self._start(packed)
 
-    def _start(self) -> None:
+    def _start(self, packed: Callable[[torch.Tensor], None] | None = None) -> None:
         self._in_spec: TreeSpec = treespec_loads(self.program.in_spec)
         self._out_spec: TreeSpec = treespec_loads(self.program.out_spec)
         self._one_tensor = self.program.in_spec == _PLAIN
@@ -50,13 +51,13 @@ class ProgramModule(nn.Module):
         self._number = 0
         self._release: weakref.finalize[..., Any] | None = None
         self.engine = "not built yet"
-        self._build()
+        self._build(packed)
 
-    def _build(self) -> None:
+    def _build(self, packed: Callable[[torch.Tensor], None] | None = None) -> None:
         """Packs the weights for the instruction set in use and hands the program to the engine."""
         for index in self.program.constants:
             self.program.constants[index] = getattr(self, f"constant_{index}")
-        self._prepared = self.program.prepared()
+        self._prepared = self.program.prepared(packed)
         if self._release is not None:
             self._release()
         self._number, self._release = 0, None
