@@ -12,23 +12,23 @@ namespace zeropoint {
 namespace {
 
 #ifdef ZEROPOINT_X86
-KernelTable avx512vnni_table() {
-  KernelTable table = kAvx512VnniTable;
+KernelTable with_lookup(KernelTable table) {
   if (cpu_features().avx512vbmi) table.lookup = lookup_avx512vbmi;
   return table;
 }
 
 const Isa* isas() {
-  static const KernelTable avx512vnni = avx512vnni_table();
+  static const KernelTable avx512vnni = with_lookup(kAvx512VnniTable), amx = with_lookup(kAmxTable);
   static const Isa list[] = {
       {&kScalarTable, true},
       {&kAvx2Table, cpu_features().avx2},
       {&kAvxVnniTable, cpu_features().avxvnni},
       {&avx512vnni, cpu_features().avx512vnni},
+      {&amx, cpu_features().amx, true},
   };
   return list;
 }
-constexpr int kIsaCount = 4;
+constexpr int kIsaCount = 5;
 #elif defined(ZEROPOINT_ARM64)
 const Isa* isas() {
   static const Isa list[] = {
@@ -53,7 +53,8 @@ int best_isa() {
   const char* cap = std::getenv("ZEROPOINT_ISA");
   int best = 0;
   for (int i = 0; i < kIsaCount; ++i) {
-    if (isas()[i].available) best = i;
+    const bool named = cap && std::strcmp(cap, isas()[i].table->name) == 0;
+    if (isas()[i].available && (named || !isas()[i].untried)) best = i;
     if (cap && std::strcmp(cap, isas()[i].table->name) == 0) break;
   }
   return best;

@@ -7,7 +7,8 @@ namespace zeropoint {
 
 struct Isa {
   const KernelTable* table;
-  bool available;  // this CPU can run it
+  bool available;        // this CPU can run it
+  bool untried = false;  // it has not run on such a CPU yet: used only where its name is given
 };
 
 // Slowest first; a cap allows the named set and those before it.

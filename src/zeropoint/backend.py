@@ -52,8 +52,8 @@ def native() -> bool:
 
 
 def isa() -> str:
-    """The instruction set in use: ``scalar``, ``avx2``, ``avxvnni``, ``avx512vnni``, ``neon_dotprod``,
-    ``neon_i8mm``, or ``reference`` without kernels."""
+    """The instruction set in use: ``scalar``, ``avx2``, ``avxvnni``, ``avx512vnni``, ``amx`` (by
+    name only: ``use_isa``, ``ZEROPOINT_ISA``), ``neon_dotprod``, ``neon_i8mm``, or ``reference`` without kernels."""
     return _names()[torch.ops.zeropoint.isa_current()] if native() else _REFERENCE
 
 

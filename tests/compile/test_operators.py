@@ -24,8 +24,7 @@ def nhwc(*shape):
 
 
 W2, W4, DW, W5, W3D = (
-    torch.randint(-128, 128, s, dtype=torch.int8)
-    for s in ((5, 8), (6, 4, 3, 3), (4, 1, 3, 3), (5, 5), (6, 4, 2, 3, 3))
+    torch.randint(-128, 128, s, dtype=torch.int8) for s in ((5, 8), (6, 4, 3, 3), (4, 1, 3, 3), (5, 5), (6, 4, 2, 3, 3))
 )
 OUT = (0.02, 3, 0.5, 7, 0, 255, U8)
 CASES = {

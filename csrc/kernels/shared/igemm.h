@@ -111,6 +111,33 @@ struct Tile {
   const int32_t* kept;  // which taps of B these are; null: all
 };
 
+// What becomes of a tile's accumulators.
+template <class V, int MR, int NV>
+void store_tile(const IgemmParams& p, const Tile& work, typename V::I32 (&acc)[MR][NV], int64_t col) {
+  const int64_t m = work.m, slot = col;  // panel order keeps the columns of a panel together
+  const int64_t left = p.n - col;
+  const int cols = left < NV * V::kLanes ? static_cast<int>(left) : NV * V::kLanes;
+  const Epilogue& e = p.epilogue;
+  if (e.output == Epilogue::Output::kU8) {
+    store_u8<V, MR, NV>(e, acc, slot, static_cast<uint8_t*>(p.out) + col, p.out_stride, cols,
+                        e.residual ? e.residual + col : nullptr, work.places);
+    return;
+  }
+  if constexpr (V::kOrders && NV == 4) {
+    if (cols == 4 * V::kLanes && e.output != Epilogue::Output::kU8) {
+      store_ordered<V, MR>(e, acc, p.out, m * p.out_stride + col, p.out_stride, m, col);
+      return;
+    }
+  }
+  alignas(64) int32_t spilled[MR][NV * V::kLanes];
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) V::store_i32(spilled[r] + v * V::kLanes, acc[r][v]);
+  for (int r = 0; r < MR; ++r)
+    store_general<V, NV>(e, spilled[r], slot, p.out, (m + r) * p.out_stride + col, m + r, col, cols);
+}
+
 template <class V, int MR, int NV>
 void tile(const IgemmParams& p, const Tile& work, int64_t groups, const uint8_t* panel, int64_t col) {
   const int64_t m = work.m;
@@ -147,27 +174,7 @@ void tile(const IgemmParams& p, const Tile& work, int64_t groups, const uint8_t*
       }
     }
   }
-  const int64_t left = p.n - col;
-  const int cols = left < NV * V::kLanes ? static_cast<int>(left) : NV * V::kLanes;
-  const Epilogue& e = p.epilogue;
-  if (e.output == Epilogue::Output::kU8) {
-    store_u8<V, MR, NV>(e, acc, slot, static_cast<uint8_t*>(p.out) + col, p.out_stride, cols,
-                        e.residual ? e.residual + col : nullptr, work.places);
-    return;
-  }
-  if constexpr (V::kOrders && NV == 4) {
-    if (cols == 4 * V::kLanes && e.output != Epilogue::Output::kU8) {
-      store_ordered<V, MR>(e, acc, p.out, m * p.out_stride + col, p.out_stride, m, col);
-      return;
-    }
-  }
-  alignas(64) int32_t spilled[MR][NV * V::kLanes];
-#pragma GCC unroll 8
-  for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) V::store_i32(spilled[r] + v * V::kLanes, acc[r][v]);
-  for (int r = 0; r < MR; ++r)
-    store_general<V, NV>(e, spilled[r], slot, p.out, (m + r) * p.out_stride + col, m + r, col, cols);
+  store_tile<V, MR, NV>(p, work, acc, col);
 }
 
 template <class V, int NV>
