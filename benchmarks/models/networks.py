@@ -107,6 +107,31 @@ class Recurrent(nn.Module):
         return self.rnn(x)[0]
 
 
+class UNet(nn.Module):
+    """Segmentation with four levels and transposed convolutions (Ronneberger et al., 2015), 32 channels at the top."""
+
+    def __init__(self, width: int = 32, levels: int = 4) -> None:
+        super().__init__()
+        block = lambda i, o: nn.Sequential(
+            nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU(),
+            nn.Conv2d(o, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU(),
+        )  # fmt: skip
+        widths = [width << level for level in range(levels + 1)]
+        self.down = nn.ModuleList(block(i, o) for i, o in zip([3, *widths], widths, strict=False))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, 2) for w in reversed(widths[:-1]))
+        self.join = nn.ModuleList(block(2 * w, w) for w in reversed(widths[:-1]))
+        self.out = nn.Conv2d(width, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skips = []
+        for i, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if i else x)
+            skips.append(x)
+        for up, join, skip in zip(self.up, self.join, reversed(skips[:-1]), strict=True):
+            x = join(torch.cat([skip, up(x)], 1))
+        return self.out(x)
+
+
 class RMSNorm(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -171,7 +196,10 @@ def _torchvision(name: str) -> nn.Module:
             _STUBS.define(f"{operator}() -> ()")
     import torchvision.models
 
-    model: nn.Module = getattr(torchvision.models, name)(weights=None)
+    return _with_statistics(getattr(torchvision.models, name)(weights=None), images)
+
+
+def _with_statistics(model: nn.Module, inputs: Callable[[int, int], tuple[torch.Tensor, ...]]) -> nn.Module:
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
@@ -179,12 +207,12 @@ def _torchvision(name: str) -> nn.Module:
     model.train()
     with torch.no_grad():
         for seed in (100, 101):
-            model(*images(8, seed))
+            model(*inputs(8, seed))
     return model
 
 
 CNNS = ("resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0")
-NAMES = (*CNNS, "vit_s16", "bert_base", "minilm_l6", "lstm2x1024", "decoder110m")
+NAMES = (*CNNS, "unet", "vit_s16", "bert_base", "minilm_l6", "lstm2x1024", "decoder110m")
 
 
 def make(name: str) -> Network:
@@ -196,6 +224,8 @@ def make(name: str) -> Network:
     torch.manual_seed(0)
     if name in CNNS:
         network = Network(name, "cnn", _torchvision(name), images)
+    elif name == "unet":
+        network = Network(name, "cnn", _with_statistics(UNet(), images), images)
     elif name == "vit_s16":
         network = Network(name, "transformer", VisionTransformer(), images)
     elif name == "bert_base":
