@@ -47,6 +47,36 @@ inline void tap_offsets(const IgemmParams& p, int64_t* offsets) {
   }
 }
 
+// The first tap's addresses of the `rows` output rows from the cursor on, if all their taps are inside; else false,
+// with the cursor where it was. The taps are at the same offsets from them.
+inline bool row_bases(const IgemmParams& p, int rows, RowCursor& c, const uint8_t** bases) {
+  const ConvGeometry& g = *p.conv;
+  const auto base = [&] {
+    return p.a + c.n * g.image_stride + (c.od * g.stride_d - g.pad_d) * g.plane_stride +
+           (c.oh * g.stride_h - g.pad_h) * g.row_stride + (c.ow * g.stride_w - g.pad_w) * p.a_stride;
+  };
+  const bool padded = g.pad_h != 0 || g.pad_w != 0 || g.pad_d != 0;
+  const int64_t kernel_d = p.unique_taps / (g.kernel_w * g.kernel_h), step = g.stride_w * p.a_stride;
+  const int64_t last_d = g.in_d - (kernel_d - 1) * g.dilation_d, last_h = g.in_h - (g.kernel_h - 1) * g.dilation_h,
+                last_w = g.in_w - (g.kernel_w - 1) * g.dilation_w;
+  const RowCursor before = c;
+  const uint8_t* next = base();
+  for (int r = 0; r < rows; ++r) {
+    if (padded) {
+      const int64_t d = c.od * g.stride_d - g.pad_d, h = c.oh * g.stride_h - g.pad_h, w = c.ow * g.stride_w - g.pad_w;
+      if (d < 0 || d >= last_d || h < 0 || h >= last_h || w < 0 || w >= last_w) {
+        c = before;
+        return false;
+      }
+    }
+    bases[r] = next;
+    next += step;
+    advance(g, c);
+    if (c.ow == 0) next = base();
+  }
+  return true;
+}
+
 // Fills pointers[tap * kMaxRows + r] for the `rows` output rows from the cursor on, and moves it past them.
 inline void row_pointers(const IgemmParams& p, const int64_t* offsets, int64_t m, int rows, RowCursor& c,
                          const uint8_t** pointers) {
@@ -106,9 +136,10 @@ struct Tile {
   int rows;
   int64_t m;                       // its first row; those of store_u8 are `places`
   const int64_t* places;           // rows of the output
-  const uint8_t* const* pointers;  // [tap][row]
+  const uint8_t* const* pointers;  // [tap][row]; with `offsets` [row]
   int64_t taps;
-  const int32_t* kept;  // which taps of B these are; null: all
+  const int32_t* kept = nullptr;     // which taps of B these are; null: all
+  const int64_t* offsets = nullptr;  // of the taps from `pointers`
 };
 
 // What becomes of a tile's accumulators.
@@ -159,7 +190,8 @@ void tile(const IgemmParams& p, const Tile& work, int64_t groups, const uint8_t*
   for (int64_t t = 0; t < work.taps; ++t) {
     const uint8_t* a[MR];
 #pragma GCC unroll 8
-    for (int r = 0; r < MR; ++r) a[r] = work.pointers[t * kMaxRows + r];
+    for (int r = 0; r < MR; ++r)
+      a[r] = work.offsets ? work.pointers[r] + work.offsets[t] : work.pointers[t * kMaxRows + r];
     if (work.kept) b = panel + work.kept[t] * groups * NV * V::kLanes * 4;
     for (int64_t g = 0; g < groups; ++g) {
       typename V::I32 bv[NV];
@@ -291,7 +323,8 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
     int64_t m = chunk;
     for (int64_t i = 0; i < tiling.count; ++i) {
       const uint8_t** block = pointers + i * kMaxRows * p.taps;
-      row_pointers(p, offsets, m, tiling.rows(i), cursor, block);
+      const bool inside = !V::kWidenA && p.conv && row_bases(p, tiling.rows(i), cursor, block);
+      if (!inside) row_pointers(p, offsets, m, tiling.rows(i), cursor, block);
       if constexpr (V::kWidenA) {
         // The 16-bit copies of each row's taps, side by side; repeated taps share one copy.
         auto* wide = reinterpret_cast<int16_t*>(scratch + (kChunkRows + 1 + kChunkTiles) * p.taps * sizeof(void*));
@@ -306,7 +339,7 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
             block[t * kMaxRows + r] = block[(t - p.unique_taps) * kMaxRows + r];
         }
       }
-      tiles[i] = {tiling.rows(i), m, places + (m - chunk), block, p.taps, nullptr};
+      tiles[i] = {tiling.rows(i), m, places + (m - chunk), block, p.taps, nullptr, inside ? offsets : nullptr};
       m += tiling.rows(i);
     }
     multiply_tiles<V>(p, tiles, tiling.count, groups, panel0, panel1);

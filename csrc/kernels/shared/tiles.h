@@ -124,9 +124,8 @@ void finish(const IgemmParams& p, int64_t m, int64_t rows, const uint8_t* sums, 
   for (int64_t r = 0; r < rows; ++r) places[r] = m + r;
   int64_t r = 0;
   for (; r + 4 <= rows; r += 4)
-    finish_rows<V, 4, NV>(p, {4, m + r, places + r, nullptr, 0, nullptr}, sums + r * NV * kTileBytes, col);
-  for (; r < rows; ++r)
-    finish_rows<V, 1, NV>(p, {1, m + r, places + r, nullptr, 0, nullptr}, sums + r * NV * kTileBytes, col);
+    finish_rows<V, 4, NV>(p, {4, m + r, places + r, nullptr, 0}, sums + r * NV * kTileBytes, col);
+  for (; r < rows; ++r) finish_rows<V, 1, NV>(p, {1, m + r, places + r, nullptr, 0}, sums + r * NV * kTileBytes, col);
 }
 
 template <class V, class T>
