@@ -193,6 +193,10 @@ ConvGeometry geometry(const std::string& what, int64_t dims, const Tensor& x, co
   ZP_REQUIRE(out[0] > 0 && out[1] > 0 && out[2] > 0, what + ": the kernel does not fit into the padded input of " +
                                                          std::to_string(in[0]) + "x" + std::to_string(in[1]) + "x" +
                                                          std::to_string(in[2]));
+  // Of a copy with its border; padding may be given as any number.
+  double padded = static_cast<double>(x.size(0)) * static_cast<double>(x.size(1));
+  for (size_t i = 0; i < 3; ++i) padded *= static_cast<double>(in[i]) + 2.0 * static_cast<double>(padding[i]);
+  ZP_REQUIRE(padded < 8589934592.0, what + ": the padded input would have 2^33 bytes or more");
   ConvGeometry g = {};
   g.in_d = in[0], g.in_h = in[1], g.in_w = in[2];
   g.out_d = out[0], g.out_h = out[1], g.out_w = out[2];

@@ -38,7 +38,7 @@ Tensor interpolate_bilinear2d(Tensor x, std::vector<int64_t> output_size, bool a
   ZP_REQUIRE(std::isfinite(scale_h) && std::isfinite(scale_w) && scale_h >= 0 && scale_w >= 0,
              "interpolate_bilinear2d: scale_h and scale_w must be finite and at least 0");
   if (output_size.empty()) {
-    const double limit = 1 << 24;
+    const double limit = 65536;
     ZP_REQUIRE(static_cast<double>(in_h) * scale_h < limit && static_cast<double>(in_w) * scale_w < limit,
                "interpolate_bilinear2d: the output is too large");
     output_size = {static_cast<int64_t>(static_cast<double>(in_h) * scale_h),
@@ -46,6 +46,8 @@ Tensor interpolate_bilinear2d(Tensor x, std::vector<int64_t> output_size, bool a
   }
   ZP_REQUIRE(output_size.size() == 2 && output_size[0] > 0 && output_size[1] > 0,
              "interpolate_bilinear2d: output_size needs 2 positive values, or scale_h and scale_w that give them");
+  ZP_REQUIRE(output_size[0] < 65536 && output_size[1] < 65536,
+             "interpolate_bilinear2d: height and width of the output must be less than 65536");
   x = to_channels_last(x);
   const int64_t out_h = output_size[0], out_w = output_size[1];
   const std::vector<int64_t> sizes = {batch, channels, out_h, out_w};

@@ -56,6 +56,27 @@ class Recurrent(nn.Module):
         return self.head(self.rnn(x)[0])
 
 
+class Others(nn.Module):
+    """Embedding, attention with a mask, interpolation, a convolution of volumes and a transposed one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.q, self.o = nn.Embedding(20, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.image, self.up, self.volume = (
+            nn.Conv2d(1, 4, 3),
+            nn.ConvTranspose2d(4, 4, 2, 2),
+            nn.Conv3d(1, 3, 3, padding=1),
+        )
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        q = self.q(self.words(ids)).unflatten(2, (2, 8)).transpose(1, 2)
+        mask = torch.where(ids > 3, 0.0, -1e4)[:, None, None]
+        y = self.o(nn.functional.scaled_dot_product_attention(q, q, q, mask).transpose(1, 2).flatten(2))
+        y = self.up(torch.relu(self.image(y.unsqueeze(1))))
+        y = nn.functional.interpolate(torch.relu(y), scale_factor=1.5, mode="bilinear")
+        return self.volume(y.unsqueeze(1))
+
+
 def numbers_in(tree: object, path: tuple = ()) -> list[tuple]:
     """Paths to the numbers of a JSON tree."""
     if isinstance(tree, dict):
@@ -135,11 +156,12 @@ def main() -> int:
     torch.manual_seed(0)
     torch.set_num_threads(2)
     images = torch.randn(2, 3, 8, 8)
-    inputs = [images, images, torch.randn(4, 2, 6)]
+    inputs = [images, images, torch.randn(4, 2, 6), torch.randint(0, 20, (2, 6))]
     programs = [
         zp.quantize(Network().eval(), [images]),
         zp.quantize(Network().eval(), dynamic=True, example=images),
         zp.quantize(Recurrent().eval(), dynamic=True, example=inputs[2]),
+        zp.quantize(Others().eval(), [inputs[3]]),
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.zp")

@@ -178,3 +178,14 @@ def test_what_was_packed_is_not_resident_twice(tmp_path):
         assert torch.equal(loaded.state_dict()[name], value)
     x = torch.randn(3, 4096)
     assert torch.equal(loaded(x), program(x))
+
+
+def test_saving_over_the_file_it_came_from(program, path):
+    loaded = zp.load(path)
+    before = {name: value.clone() for name, value in loaded.state_dict().items()}
+    zp.quantize(nn.Linear(9, 3).eval(), [torch.randn(2, 9)]).save(path)  # another program in its place
+    assert all(torch.equal(value, before[name]) for name, value in loaded.state_dict().items())
+    loaded.save(path)
+    x = torch.randn(1, 3, 6, 6)
+    assert torch.equal(zp.load(path)(x)["out"], program(x)["out"])
+    assert [p.name for p in path.parent.iterdir()] == [path.name]

@@ -49,7 +49,13 @@ def save(module: ProgramModule, path: str | os.PathLike[str]) -> None:
     }
     # Contiguous, and none sharing memory: what safetensors takes.
     tensors = {str(index): value.detach().contiguous().clone() for index, value in program.constants.items()}
-    save_file(tensors, os.fspath(path), metadata={_KEY: json.dumps(document, allow_nan=False)})
+    # Written beside and moved into place: a program that was loaded from `path` still looks at the old file.
+    written = f"{os.fspath(path)}.{os.getpid()}.tmp"
+    try:
+        save_file(tensors, written, metadata={_KEY: json.dumps(document, allow_nan=False)})
+        os.replace(written, path)
+    finally:
+        Path(written).unlink(missing_ok=True)
 
 
 def _instruction_to_json(instruction: Instruction) -> list[Any]:
