@@ -23,6 +23,13 @@ __all__ = ["replace_attention"]
 aten = torch.ops.aten
 
 _PRODUCTS = {aten.matmul.default, aten.bmm.default}
+# Names of the condition and of what is filled in, and whether that is where the condition holds.
+_FILLS = {
+    aten.masked_fill.Scalar: ("mask", "value", True),
+    aten.masked_fill.Tensor: ("mask", "value", True),
+    aten.where.self: ("condition", "other", False),
+    aten.where.ScalarOther: ("condition", "other", False),
+}
 # Below it nothing is left of a key next to any other; what is put in a score's place may as well be added to it.
 _TAKEN_AWAY = -1e4
 
@@ -70,17 +77,12 @@ def _scores(module: fx.GraphModule, node: fx.Node) -> _Scores | None:
                 return None
             added.append(sides[1])
             node = sides[0]
-        elif node.target in (aten.masked_fill.Scalar, aten.masked_fill.Tensor):
-            number = scalar_of(module, a["value"])
+        elif node.target in _FILLS:
+            condition, filling, where_true = _FILLS[node.target]
+            number = scalar_of(module, a[filling])
             if number is None or number > _TAKEN_AWAY:
                 return None
-            filled.append((a["mask"], number, True))
-            node = a["self"]
-        elif node.target in (aten.where.self, aten.where.ScalarOther):
-            number = scalar_of(module, a["other"])
-            if number is None or number > _TAKEN_AWAY:
-                return None
-            filled.append((a["condition"], number, False))
+            filled.append((a[condition], number, where_true))
             node = a["self"]
         else:
             return None
