@@ -386,7 +386,7 @@ int main(int argc, char** argv) {
   }
   std::printf("seed %lu, %ld cases, instruction sets:", seed, cases);
   std::printf(" scalar");
-  for (const KernelTable* table : others()) std::printf(", %s", table->name);
+  for (const KernelTable* table : others()) std::printf(" %s", table->name);
   std::printf(", checksum %016llx, %d failures\n", static_cast<unsigned long long>(checksum), failures);
   return failures != 0;
 }

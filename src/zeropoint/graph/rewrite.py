@@ -29,7 +29,7 @@ class Rewriter:
             if is_constant(node):
                 constant = constant_of(self.module, node)
                 assert constant is not None
-                return mode.from_tensor(constant)
+                return mode.from_tensor(constant, static_shapes=True)
             return node.meta["val"]
 
         with self.graph.inserting_before(self.node):
