@@ -43,6 +43,6 @@ struct EmulatedTiles {
 
 extern const KernelTable kEmulatedTilesTable;
 constexpr KernelTable kEmulatedTilesTable =
-    with_tiles<Avx512Vnni, EmulatedTiles>(make_table<Avx512Vnni>("amx (emulated)"), "amx (emulated)");
+    with_tiles<Avx512Vnni, EmulatedTiles>(make_table<Avx512Vnni>("amx (emulated)"));
 
 }  // namespace zeropoint

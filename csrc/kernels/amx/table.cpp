@@ -43,6 +43,6 @@ struct AmxTiles {
 
 }  // namespace
 
-constexpr KernelTable kAmxTable = with_tiles<Avx512Vnni, AmxTiles>(make_table<Avx512Vnni>("amx"), "amx");
+constexpr KernelTable kAmxTable = with_tiles<Avx512Vnni, AmxTiles>(make_table<Avx512Vnni>("amx"));
 
 }  // namespace zeropoint

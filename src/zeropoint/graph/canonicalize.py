@@ -8,9 +8,9 @@ import torch
 from torch import fx
 
 from zeropoint.graph.constants import constant_of, is_constant
-from zeropoint.graph.rewrite import Rewriter
+from zeropoint.graph.rewrite import Rewriter, replace_node
 
-__all__ = ["arguments", "canonicalize"]
+__all__ = ["arguments", "canonicalize", "numbers"]
 
 aten = torch.ops.aten
 
@@ -38,9 +38,10 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return {a.name: known.get(a.name, a.default_value) for a in schema}
 
 
-def _replace(node: fx.Node, value: fx.Node) -> None:
-    node.replace_all_uses_with(value)
-    node.graph.erase_node(node)
+def numbers(value: Any, count: int) -> list[int]:
+    """One number for all dimensions, or one each."""
+    values = [value] if isinstance(value, int) else list(value)
+    return values * count if len(values) == 1 else values
 
 
 def _same_dtype(node: fx.Node, source: fx.Node) -> bool:
@@ -56,7 +57,7 @@ def _drop_identities(graph: fx.Graph) -> None:
         if name.startswith("aten._assert") or "sym_constrain_range" in name:
             graph.erase_node(node)
         elif node.target in _IDENTITIES or (node.target in _COPIES and _same_dtype(node, node.args[0])):
-            _replace(node, node.args[0])
+            replace_node(node, node.args[0])
 
 
 def _batch_norm_of_decomposition(node: fx.Node) -> None:
@@ -69,7 +70,7 @@ def _batch_norm_of_decomposition(node: fx.Node) -> None:
     norm.meta = dict(node.meta)
     for user in list(node.users):
         norm.meta["val"] = user.meta.get("val")
-        _replace(user, norm)
+        replace_node(user, norm)
     node.graph.erase_node(node)
 
 
@@ -79,8 +80,7 @@ def _replace_named_padding(module: fx.GraphModule, node: fx.Node) -> None:
     weight = constant_of(module, a["weight"]) if is_constant(a["weight"]) else a["weight"].meta["val"]
     assert weight is not None
     dims = weight.dim() - 2
-    spatial = lambda key: list(a[key]) * dims if len(a[key]) == 1 else list(a[key])
-    dilation = spatial("dilation")
+    dilation = numbers(a["dilation"], dims)
     total = [0] * dims
     if a["padding"] == "same":
         total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
@@ -92,7 +92,7 @@ def _replace_named_padding(module: fx.GraphModule, node: fx.Node) -> None:
     target = _PADDED_BY_NAME[node.target]
     padding = [t // 2 for t in total]
     rewriter.replace(
-        rewriter.call(target, x, a["weight"], a["bias"], spatial("stride"), padding, dilation, a["groups"])
+        rewriter.call(target, x, a["weight"], a["bias"], numbers(a["stride"], dims), padding, dilation, a["groups"])
     )
 
 

@@ -14,7 +14,7 @@ from zeropoint._reference.quantize import f32
 from zeropoint.graph.annotate import POOLS, Annotation, Form, clamp_bounds, unary_function
 from zeropoint.graph.builder import GraphBuilder, source_name
 from zeropoint.graph.calibrate import Calibration
-from zeropoint.graph.canonicalize import arguments
+from zeropoint.graph.canonicalize import arguments, numbers
 from zeropoint.graph.constants import constant_of
 from zeropoint.graph.embedding import EMBEDDING, lower_embedding
 from zeropoint.graph.recurrent import lower_recurrent, recurrent_quality
@@ -164,7 +164,7 @@ class Lowering(GraphBuilder):
             out = self.call(ops.linear, x.node, weight, packed, *rest, *x.qparams, *output)
         else:
             stride, padding, dilation = (
-                [first, *_numbers(a[key], 1)] if one_dimension else _numbers(a[key], dims)
+                [first, *numbers(a[key], 1)] if one_dimension else numbers(a[key], dims)
                 for key, first in (("stride", 1), ("padding", 0), ("dilation", 1))
             )
             convolve, pack = (ops.conv3d, ops.conv3d_pack) if dims == 3 else (ops.conv2d, ops.conv2d_pack)
@@ -258,11 +258,11 @@ class Lowering(GraphBuilder):
         a, image = arguments(node), x.node
         target: Any = node.target
         if target is aten.adaptive_avg_pool2d.default:
-            return self.call(ops.adaptive_avg_pool2d, image, x.zero_point, _numbers(a["output_size"], 2))
+            return self.call(ops.adaptive_avg_pool2d, image, x.zero_point, numbers(a["output_size"], 2))
         dims = {aten.max_pool1d.default: 1, aten.avg_pool1d.default: 1, aten.max_pool3d.default: 3}.get(target, 2)
-        kernel = _numbers(a["kernel_size"], dims)
-        stride = _numbers(a["stride"], dims) if a["stride"] else kernel
-        window = [kernel, stride, _numbers(a["padding"], dims)]
+        kernel = numbers(a["kernel_size"], dims)
+        stride = numbers(a["stride"], dims) if a["stride"] else kernel
+        window = [kernel, stride, numbers(a["padding"], dims)]
         if dims == 1:
             image = self.call(aten.unsqueeze.default, image, 2)
             window = [[1, *window[0]], [1, *window[1]], [0, *window[2]]]
@@ -270,7 +270,7 @@ class Lowering(GraphBuilder):
             rest = (a["ceil_mode"], a["count_include_pad"], a.get("divisor_override"))
             out = self.call(ops.avg_pool2d, image, x.zero_point, *window, *rest)
         else:
-            window.append(_numbers(a["dilation"], dims) if dims > 1 else [1, *_numbers(a["dilation"], 1)])
+            window.append(numbers(a["dilation"], dims) if dims > 1 else [1, *numbers(a["dilation"], 1)])
             if dims == 3:
                 return self._max_pool3d(image, window, a["ceil_mode"])
             out = self.call(ops.max_pool2d, image, *window, a["ceil_mode"])
@@ -322,9 +322,3 @@ class Lowering(GraphBuilder):
         elif dims == 3:
             out = self.call(aten.unsqueeze.default, out, 2)
         self.ints[node] = Int8(out, scale, zero_point, dtype)
-
-
-def _numbers(value: Any, count: int) -> list[int]:
-    """One number for all dimensions, or one each."""
-    values = [value] if isinstance(value, int) else list(value)
-    return values * count if len(values) == 1 else values

@@ -9,7 +9,13 @@ from torch import fx
 
 from zeropoint.graph.constants import add_constant, constant_of, is_constant
 
-__all__ = ["Rewriter"]
+__all__ = ["Rewriter", "replace_node"]
+
+
+def replace_node(node: fx.Node, value: fx.Node) -> None:
+    """``value`` takes the place of ``node``."""
+    node.replace_all_uses_with(value)
+    node.graph.erase_node(node)
 
 
 class Rewriter:
@@ -40,5 +46,4 @@ class Rewriter:
 
     def replace(self, value: fx.Node) -> None:
         """``value`` takes the node's place."""
-        self.node.replace_all_uses_with(value)
-        self.graph.erase_node(self.node)
+        replace_node(self.node, value)

@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from zeropoint.graph.attention import replace_attention
 from zeropoint.graph.canonicalize import arguments
 from zeropoint.graph.constants import add_constant, constant_of, is_constant
+from zeropoint.graph.rewrite import Rewriter, replace_node
 from zeropoint.graph.transposed import TRANSPOSED, replace_transposed
 
 __all__ = ["simplify"]
@@ -19,11 +20,6 @@ __all__ = ["simplify"]
 aten = torch.ops.aten
 
 _CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
-
-
-def _replace(node: fx.Node, value: fx.Node) -> None:
-    node.replace_all_uses_with(value)
-    node.graph.erase_node(node)
 
 
 def _batch_norm(
@@ -72,7 +68,7 @@ def _fold_batch_norm(module: fx.GraphModule, node: fx.Node) -> None:
                 add_constant(module, graph, f"{source.name}_{n}", p.detach()) for n, p in zip("wb", folded, strict=True)
             ]
         source.args = (source.args[0], *constants, *source.args[3:])
-        _replace(node, source)
+        replace_node(node, source)
         return
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor) or value.dim() != 4:
@@ -84,7 +80,7 @@ def _fold_batch_norm(module: fx.GraphModule, node: fx.Node) -> None:
         bias = add_constant(module, graph, f"{node.name}_b", offset.float())
         conv = graph.call_function(aten.conv2d.default, (source, weight, bias, [1, 1], [0, 0], [1, 1], factor.numel()))
     conv.meta = dict(node.meta)
-    _replace(node, conv)
+    replace_node(node, conv)
 
 
 def _is_sigmoid_gate(node: fx.Node) -> fx.Node | None:
@@ -106,14 +102,12 @@ def simplify(module: fx.GraphModule) -> None:
         if node.target is aten.batch_norm.default:
             _fold_batch_norm(module, node)
         elif (x := _is_sigmoid_gate(node)) is not None:
-            with graph.inserting_before(node):
-                silu = graph.call_function(aten.silu.default, (x,))
-            silu.meta = dict(node.meta)
-            _replace(node, silu)
+            rewriter = Rewriter(module, node)
+            rewriter.replace(rewriter.call(aten.silu.default, x))
         elif node.target in (aten.softmax.int, aten._softmax.default):
             replace_attention(module, node)
     for node in list(graph.nodes):
         if node.target in TRANSPOSED:
-            replace_transposed(module, node, arguments(node))
+            replace_transposed(module, node)
     graph.eliminate_dead_code()
     module.recompile()

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import fx
 
+from zeropoint.graph.canonicalize import arguments, numbers
 from zeropoint.graph.constants import constant_of, is_constant
 from zeropoint.graph.rewrite import Rewriter
 
@@ -81,17 +81,19 @@ class _Window:
         return _Window(taps, dilation * (taps - 1) - inner, padding - inner, spare - inner)
 
 
-def replace_transposed(module: fx.GraphModule, node: fx.Node, a: dict[str, Any]) -> None:
-    """Rewrites ``node``, whose arguments are ``a``; leaves it where its weight is computed, or stride and dilation mix."""
+def replace_transposed(module: fx.GraphModule, node: fx.Node) -> None:
+    """Rewrites ``node``; leaves it where its weight is computed, or stride and dilation mix."""
+    a = arguments(node)
     weight, bias = (constant_of(module, a[k]) if is_constant(a[k]) else None for k in ("weight", "bias"))
     if weight is None or (bias is None and a["bias"] is not None) or a["input"].meta["val"].dim() != weight.dim():
         return
     dims = weight.dim() - 2
-    spatial = lambda key: list(a[key]) * dims if len(a[key]) == 1 else list(a[key])
-    stride, dilation = spatial("stride"), spatial("dilation")
+    stride, padding, extra, dilation = (
+        numbers(a[key], dims) for key in ("stride", "padding", "output_padding", "dilation")
+    )
     if any(s > 1 and d > 1 for s, d in zip(stride, dilation, strict=True)):
         return
-    sizes = (weight.shape[2:], stride, spatial("padding"), spatial("output_padding"), dilation)
+    sizes = (weight.shape[2:], stride, padding, extra, dilation)
     windows = [_Window.of(*one) for one in zip(*sizes, strict=True)]
     rewriter = Rewriter(module, node)
     new_weight = rewriter.constant("w", sub_pixel_weight(weight, stride, [w.taps for w in windows], a["groups"]))
