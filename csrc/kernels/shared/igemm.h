@@ -209,10 +209,45 @@ void tile(const IgemmParams& p, const Tile& work, int64_t groups, const uint8_t*
   store_tile<V, MR, NV>(p, work, acc, col);
 }
 
+// One row of a matrix, which is bound by reading B: two streams of it, half of K apart, keep more of the memory busy
+// than one.
+template <class V, int NV>
+void row_tile(const IgemmParams& p, const Tile& work, int64_t groups, const uint8_t* panel, int64_t col) {
+  constexpr int64_t kStep = NV * V::kLanes * 4;
+  const int64_t half = groups / 2;
+  const uint8_t *low = panel, *high = panel + half * kStep;
+  const uint8_t* a = work.pointers[0];
+  typename V::I32 acc[1][NV], other[NV];
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; ++v) {
+    acc[0][v] = V::load_i32(p.epilogue.init + col + v * V::kLanes);
+    if (p.epilogue.row_init) acc[0][v] = V::add_i32(acc[0][v], V::set_i32(p.epilogue.row_init[work.m]));
+    other[v] = V::set_i32(0);
+  }
+  for (int64_t g = 0; g < half; ++g, low += kStep, high += kStep) {
+    const typename V::I32 first = V::broadcast_a(a + 4 * g), second = V::broadcast_a(a + 4 * (half + g));
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      acc[0][v] = V::dot(acc[0][v], first, V::load_i32(reinterpret_cast<const int32_t*>(low) + v * V::kLanes));
+      other[v] = V::dot(other[v], second, V::load_i32(reinterpret_cast<const int32_t*>(high) + v * V::kLanes));
+    }
+  }
+  if (groups % 2) {
+    const typename V::I32 last = V::broadcast_a(a + 4 * (groups - 1));
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v)
+      acc[0][v] = V::dot(acc[0][v], last, V::load_i32(reinterpret_cast<const int32_t*>(high) + v * V::kLanes));
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; ++v) acc[0][v] = V::add_i32(acc[0][v], other[v]);
+  store_tile<V, 1, NV>(p, work, acc, col);
+}
+
 template <class V, int NV>
 void tile_rows(const IgemmParams& p, const Tile& work, int64_t groups, const uint8_t* b, int64_t col) {
   switch (work.rows) {
     case 1:
+      if (work.taps == 1 && !work.kept && !work.offsets) return row_tile<V, NV>(p, work, groups, b, col);
       return tile<V, 1, NV>(p, work, groups, b, col);
     case 2:
       return tile<V, 2, NV>(p, work, groups, b, col);

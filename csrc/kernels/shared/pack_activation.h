@@ -6,6 +6,22 @@
 namespace zeropoint {
 namespace {
 
+// Four rows of NV vectors of columns, `real` of them, side by side in memory: the interleaving leaves them in panel
+// order. What is beyond the real columns is no result's.
+template <class V, int NV>
+void pack_four_rows(const uint8_t* rows, int64_t stride, int64_t real, uint8_t flip, uint8_t* out, int32_t* sums) {
+  typename V::U8 taps[4];
+  for (int64_t i = 0; i < 4; ++i)
+    taps[i] = V::flip(V::template load_u8<NV>(rows + i * stride, static_cast<int>(real)), flip);
+  typename V::I32 mixed[4];
+  V::interleave(taps, mixed);
+  const typename V::I32 ones = V::set_i32(0x01010101);
+  for (int v = 0; v < NV; ++v) {
+    V::store_i32(reinterpret_cast<int32_t*>(out) + v * V::kLanes, mixed[v]);
+    V::store_i32(sums + v * V::kLanes, V::dot(V::load_i32(sums + v * V::kLanes), ones, mixed[v]));
+  }
+}
+
 // b[k * stride_k + n * stride_n], bytes; `sums` holds a panel's columns, zeroed by the caller.
 template <class V>
 void pack_panel(const ActivationView& b, int64_t col, int vectors, uint8_t* out, int32_t* sums) {
@@ -34,20 +50,13 @@ void pack_panel(const ActivationView& b, int64_t col, int vectors, uint8_t* out,
   }
   for (; k < b.k; k += kStep, out += columns * 4) {
     const int64_t rows = b.k - k < kStep ? b.k - k : kStep;
-    if constexpr (!V::kWidenA) {
-      if (rows == 4 && b.stride_n == 1 && vectors == 4 && real == columns) {
-        // Four rows of bytes side by side; the interleaving leaves them in panel order.
-        typename V::U8 taps[4];
-        for (int64_t i = 0; i < 4; ++i)
-          taps[i] = V::flip(V::template load_u8<4>(source + (k + i) * b.stride_k, static_cast<int>(columns)), flip);
-        typename V::I32 mixed[4];
-        V::interleave(taps, mixed);
-        const typename V::I32 ones = V::set_i32(0x01010101);
-        for (int v = 0; v < 4; ++v) {
-          V::store_i32(reinterpret_cast<int32_t*>(out) + v * V::kLanes, mixed[v]);
-          int32_t* sum = sums + v * V::kLanes;
-          V::store_i32(sum, V::dot(V::load_i32(sum), ones, mixed[v]));
-        }
+    if constexpr (V::kPanelVectors == 4) {
+      if (rows == 4 && b.stride_n == 1) {
+        const auto pack = vectors == 4   ? pack_four_rows<V, 4>
+                          : vectors == 3 ? pack_four_rows<V, 3>
+                          : vectors == 2 ? pack_four_rows<V, 2>
+                                         : pack_four_rows<V, 1>;
+        pack(source + k * b.stride_k, b.stride_k, real, flip, out, sums);
         continue;
       }
     }
