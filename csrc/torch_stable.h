@@ -11,6 +11,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace zeropoint {
@@ -46,35 +47,41 @@ inline int64_t element_size(ScalarType dtype) {
   }
 }
 
-// While it lives, the first tensor of the place's shape, strides and dtype that an operator asks for on this thread is
-// the place: the engine gives results memory that it has planned.
-class ResultPlace {
+// While it lives, an operator on this thread that asks for memory of the shape, strides and dtype of such a place gets
+// the place: the engine gives results memory that it has planned. One for each result, or null.
+class ResultPlaces {
  public:
-  explicit ResultPlace(const Tensor* place) { current() = place; }
-  ~ResultPlace() { current() = nullptr; }
-  ResultPlace(const ResultPlace&) = delete;
-  ResultPlace& operator=(const ResultPlace&) = delete;
+  explicit ResultPlaces(std::vector<const Tensor*>* places) { current() = places; }
+  ~ResultPlaces() { current() = nullptr; }
+  ResultPlaces(const ResultPlaces&) = delete;
+  ResultPlaces& operator=(const ResultPlaces&) = delete;
 
-  static const Tensor* take(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
-    const Tensor* place = current();
-    if (!place || place->scalar_type() != dtype || place->dim() != static_cast<int64_t>(sizes.size())) return nullptr;
-    const auto s = place->sizes(), t = place->strides();
-    for (size_t i = 0; i < sizes.size(); ++i)
-      if (s[i] != sizes[i] || t[i] != strides[i]) return nullptr;
-    current() = nullptr;
-    return place;
+  static const Tensor* take(size_t result, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                            ScalarType dtype) {
+    if (!current() || result >= current()->size()) return nullptr;
+    const Tensor*& place = (*current())[result];
+    return place && fits(*place, sizes, strides, dtype) ? std::exchange(place, nullptr) : nullptr;
   }
 
  private:
-  static const Tensor*& current() {
-    static thread_local const Tensor* place = nullptr;
-    return place;
+  static bool fits(const Tensor& place, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                   ScalarType dtype) {
+    if (place.scalar_type() != dtype || place.dim() != static_cast<int64_t>(sizes.size())) return false;
+    const auto s = place.sizes(), t = place.strides();
+    for (size_t i = 0; i < sizes.size(); ++i)
+      if (s[i] != sizes[i] || t[i] != strides[i]) return false;
+    return true;
+  }
+  static std::vector<const Tensor*>*& current() {
+    static thread_local std::vector<const Tensor*>* places = nullptr;
+    return places;
   }
 };
 
 // aoti_torch_empty_strided costs half of aten::empty through the dispatcher.
-inline Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
-  if (const Tensor* place = ResultPlace::take(sizes, strides, dtype)) return *place;
+inline Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype,
+                            size_t result = 0) {
+  if (const Tensor* place = ResultPlaces::take(result, sizes, strides, dtype)) return *place;
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
@@ -105,8 +112,9 @@ inline std::vector<int64_t> channels_last_strides(const std::vector<int64_t>& si
   return strides;
 }
 
-inline Tensor empty_contiguous(const std::vector<int64_t>& sizes, ScalarType dtype) {
-  return empty_strided(sizes, contiguous_strides(sizes), dtype);
+// For an operator's result of that number.
+inline Tensor empty_contiguous(const std::vector<int64_t>& sizes, ScalarType dtype, size_t result = 0) {
+  return empty_strided(sizes, contiguous_strides(sizes), dtype, result);
 }
 
 inline std::vector<int64_t> sizes_of(const Tensor& t) {

@@ -34,7 +34,7 @@ def zeropoint_program(network: Network, example: Inputs, calibration: list[Input
         return zp.quantize(network.model, dynamic=True, example=example)
     if network.kind == "decoder":
         weights = quantize_weight_only(network.model, bits=4, group_size=128, symmetric=True, activation_bits=8)
-        return zp.compile(weights, example)
+        return zp.quantize(weights, dynamic=True, example=example)
     return zp.quantize(network.model, calibration)
 
 

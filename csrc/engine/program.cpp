@@ -279,7 +279,7 @@ void Program::dispatch(const Instruction& instruction, const Values& values, std
   }
 }
 
-void Program::execute(size_t i, Values& values, const Tensor* place, EpilogueCache* cache) const {
+void Program::execute(size_t i, Values& values, const Plan* plan, EpilogueCache* cache) const {
   const Instruction& instruction = instructions_[i];
   const auto& a = instruction.arguments;
   const auto integer = [&](int64_t value) { values.integers[static_cast<size_t>(instruction.results[0])] = value; };
@@ -305,25 +305,42 @@ void Program::execute(size_t i, Values& values, const Tensor* place, EpilogueCac
       break;
   }
   static thread_local std::vector<Tensor> results;
+  static thread_local std::vector<const Tensor*> places;
   results.clear();
+  places.clear();
+  const auto place = [&](int64_t result) -> const Tensor* {
+    if (!plan || result < 0 || !instruction.placeable() || !plan->placed(static_cast<size_t>(result))) return nullptr;
+    return &values.tensor(result);
+  };
   if (instruction.kind == Instruction::Kind::kNative) {
-    const ResultPlace at(place);
+    for (const int64_t result : instruction.results) places.push_back(place(result));
+    const ResultPlaces at(&places);
     const EpilogueCache::Scope scope(cache);
     instruction.native.call(values, a.data(), results);
   } else {
     dispatch(instruction, values, results);
   }
   ZP_REQUIRE(results.size() >= instruction.results.size(), "program: an operator has fewer results than expected");
+  const auto misplaced = [&](size_t r) {
+    const Tensor* own = place(instruction.results[r]);
+    return own && results[r].data_ptr() != own->data_ptr();
+  };
+  // What did not get its place is copied there, since views look at it; first out of the way of the others, where it
+  // got the place of another result.
   for (size_t r = 0; r < instruction.results.size(); ++r)
-    if (instruction.results[r] >= 0) {
-      auto& slot = values.tensors[static_cast<size_t>(instruction.results[r])];
-      // A placed result is there already; what did not fit its place is copied there, since views look at it.
-      if (place && slot && results[r].data_ptr() != slot->data_ptr())
-        std::memcpy(slot->data_ptr(), results[r].data_ptr(),
-                    static_cast<size_t>(slot->numel() * element_size(slot->scalar_type())));
-      else if (!place)
-        slot = std::move(results[r]);
-    }
+    for (const int64_t other : instruction.results)
+      if (const Tensor* its = other == instruction.results[r] ? nullptr : place(other);
+          its && results[r].data_ptr() == its->data_ptr())
+        results[r] = torch::stable::clone(results[r]);
+  for (size_t r = 0; r < instruction.results.size(); ++r) {
+    const int64_t result = instruction.results[r];
+    if (result < 0) continue;
+    if (const Tensor* own = place(result); !own)
+      values.tensors[static_cast<size_t>(result)] = std::move(results[r]);
+    else if (misplaced(r))
+      std::memcpy(own->data_ptr(), results[r].data_ptr(),
+                  static_cast<size_t>(own->numel() * element_size(own->scalar_type())));
+  }
   results.clear();
 }
 
@@ -373,9 +390,7 @@ std::vector<Tensor> Program::run(const std::vector<Tensor>& inputs, double* seco
   for (size_t i = 0; i < instructions_.size(); ++i) {
     if (!plan->done_once(i)) {
       const Instruction& instruction = instructions_[i];
-      const bool placed = instruction.placeable() && plan->placed(static_cast<size_t>(instruction.results[0]));
-      execute(i, values, placed ? &*values.tensors[static_cast<size_t>(instruction.results[0])] : nullptr,
-              instruction.fixed_epilogue ? &frame->caches[i] : nullptr);
+      execute(i, values, plan.get(), instruction.fixed_epilogue ? &frame->caches[i] : nullptr);
       for (const int64_t v : dies_after_[i])
         if (!plan->kept(static_cast<size_t>(v))) values.tensors[static_cast<size_t>(v)].reset();
     }

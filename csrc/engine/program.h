@@ -29,8 +29,8 @@ struct Instruction {
   // Whether a layer's epilogue is the same in every run: weight, scales, bias and table are fixed.
   bool fixed_epilogue = false;
 
-  // Whether its result can be given memory beforehand.
-  bool placeable() const { return kind == Kind::kNative && results.size() == 1 && results[0] >= 0; }
+  // Whether its results can be given memory beforehand.
+  bool placeable() const { return kind == Kind::kNative; }
 };
 
 class Plan;
@@ -60,7 +60,7 @@ class Program {
   std::shared_ptr<Plan> plan_for(const std::vector<Tensor>& inputs, std::vector<Tensor>& outputs);
   // Runs instruction i on `values`; native results go to `place` if they fit it, what epilogues need is kept in
   // `cache`.
-  void execute(size_t i, Values& values, const Tensor* place = nullptr, EpilogueCache* cache = nullptr) const;
+  void execute(size_t i, Values& values, const Plan* plan = nullptr, EpilogueCache* cache = nullptr) const;
   void dispatch(const Instruction&, const Values&, std::vector<Tensor>& results) const;
 
   int64_t value_count_ = 0;

@@ -190,6 +190,8 @@ struct KernelTable {
   void (*row_sums)(const uint8_t* x, int64_t n, uint8_t x_xor, int64_t* sum, int64_t* squares);
   void (*normalize_row)(const NormalizeParams&, const uint8_t* x, int64_t n, float mean, float rstd,
                         const float* weight, const float* bias, bool single, uint8_t* out);
+  void (*norm_row)(const float* x, const float* residual, int64_t n, const float* weight, const float* bias, float eps,
+                   bool centered, float* sum, float* norm);
   void (*softmax_table)(const SoftmaxParams&, const uint8_t* x, int64_t n, uint8_t* table);
   int32_t (*attention_row)(int32_t* s, int64_t n, float scale, const float* mask, uint8_t* p);
   void (*pack_activation)(const ActivationView&, int32_t a_zero_point, uint8_t* out, int32_t* init);

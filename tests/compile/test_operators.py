@@ -59,6 +59,10 @@ CASES = {
     ],
     "matmul": [(x(2, 3, 4), 0.1, 3, x(4, 5), 0.2, 4, 0.3, 5, 0, 255, U8), (x(4), 0.1, 3, x(2, 4, 5), 0.2, 4, 0.3, 5, 0, 255, U8)],
     "normalize": [(x(2, 3, 4), 6, torch.ones(4), None, 1, 0.1, 3, 1e-5, True, 0.3, 5, 0, 255, U8)],
+    "add_norm": [
+        (torch.randn(2, 3, 8), torch.randn(2, 3, 8), torch.ones(8), torch.ones(8), 1e-5, True, True, False, 0.1, 3, U8),
+        (torch.randn(2, 8), None, None, None, 1e-5, False, False, True),
+    ],
     "softmax": [(x(2, 3, 4), -1, 0.1, 1 / 256, 0, 0, 255, U8)],
     "linear_dynamic": [(torch.randn(2, 7, 8), W2, ops.linear_pack(W2, None), torch.ones(5), None, torch.randn(5), True, False, True)],
     "linear_grouped": [

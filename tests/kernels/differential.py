@@ -319,6 +319,18 @@ class Generator:
             a, b = b, a
         return self._same("add_float", f"{tuple(a.shape)} {tuple(b.shape)}", a, b, self.chance(0.3))
 
+    def add_norm(self) -> Case:
+        shape = (*self.shape()[:2], self.one(1, 3, 16, 63, 64, 65, 130, 384, 1000))
+        x = self.layout(torch.randn(shape) * self.one(0.0, 1.0, 1e4, 1e20))
+        residual = self.layout(torch.randn(shape)) if self.chance(0.6) else None
+        weight, bias = (torch.randn(shape[-1]) if self.chance(0.7) else None for _ in "wb")
+        rest = (self.one(0.0, 1e-5, 1e-12), self.chance(0.5), self.chance(0.5), self.chance(0.5))
+        if self.chance(0.7):
+            dtype = self.byte_dtype()
+            rest += (self.one(0.03, 1e-3, 2.0), self.zero_point(dtype), dtype)
+        name = f"{shape} {residual is None} {weight is None} {bias is None} {rest}"
+        return self._same("add_norm", name, x, residual, weight, bias, *rest)
+
     def matmul(self) -> Case:
         m, k, n = self.one(1, 2, 6, 7, 20), self.one(1, 3, 4, 16, 31, 64, 300), self.one(1, 5, 16, 31, 64, 65, 130)
         batch = self.one(((), ()), ((3,), (3,)), ((2, 3), (3,)), ((1,), (4,)), ((2, 1), (3,)))
@@ -417,7 +429,7 @@ class Generator:
 
     FAMILIES = (
         "conv2d", "conv2d", "conv2d", "conv3d", "linear", "linear", "quantize_per_tensor", "quantize_per_channel",
-        "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "add_float", "attention", "lookup", "pool",
+        "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "add_float", "add_norm", "attention", "lookup", "pool",
         "interpolate_bilinear2d", "embedding",
         "matmul", "matmul", "normalize", "softmax", "linear_dynamic", "linear_grouped", "linear_grouped", "rnn_dynamic",
     )  # fmt: skip
@@ -426,10 +438,16 @@ class Generator:
         return getattr(self, self.one(*self.FAMILIES))()
 
 
-def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+def same_bits(a: Any, b: Any) -> bool:
+    """All bits, but those of NaN, whose sign is the hardware's."""
+    if isinstance(a, tuple):
+        return all(same_bits(x, y) for x, y in zip(a, b, strict=True))
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if a.is_floating_point():
+        if not torch.equal(a.isnan(), b.isnan()):
+            return False
+        a, b = (torch.where(t.isnan(), torch.zeros_like(t), t) for t in (a, b)) if a.isnan().any() else (a, b)
         bits = {2: torch.int16, 4: torch.int32}[a.itemsize]
         a, b = a.contiguous().view(bits), b.contiguous().view(bits)
     strides = all(s == t or n <= 1 for s, t, n in zip(a.stride(), b.stride(), a.shape, strict=True)) or a.numel() == 0

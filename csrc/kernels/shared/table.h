@@ -6,6 +6,7 @@
 #include "elementwise.h"
 #include "grouped.h"
 #include "igemm.h"
+#include "norm.h"
 #include "pack_activation.h"
 #include "peak.h"
 #include "pool.h"
@@ -47,6 +48,7 @@ constexpr KernelTable make_table(const char* name) {
       .quantize_group = quantize_group<V>,
       .row_sums = row_sums,
       .normalize_row = normalize_row,
+      .norm_row = norm_row<V>,
       .softmax_table = softmax_table,
       .attention_row = attention_row<V>,
       .pack_activation = pack_activation<V>,

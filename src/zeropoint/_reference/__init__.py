@@ -11,7 +11,7 @@ from zeropoint._reference.elementwise import add, add_float, lookup, mul
 from zeropoint._reference.grouped import linear_grouped, linear_grouped_pack
 from zeropoint._reference.linear import linear, linear_pack
 from zeropoint._reference.matmul import matmul
-from zeropoint._reference.normalization import normalize, softmax
+from zeropoint._reference.normalization import add_norm, normalize, softmax
 from zeropoint._reference.pool import adaptive_avg_pool2d, avg_pool2d, global_avg_pool2d, max_pool2d
 from zeropoint._reference.quantize import (
     dequantize_per_channel,
@@ -26,6 +26,7 @@ __all__ = [
     "adaptive_avg_pool2d",
     "add",
     "add_float",
+    "add_norm",
     "attention",
     "avg_pool2d",
     "conv2d",

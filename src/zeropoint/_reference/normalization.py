@@ -1,12 +1,13 @@
-"""Reference of zeropoint::normalize and softmax: sums of integers are exact, the rest is elementwise float64."""
+"""Reference of zeropoint::normalize, softmax (on integers) and add_norm (on float32)."""
 
 from __future__ import annotations
 
 import torch
 
-from zeropoint._reference.quantize import f32, round_clamp
+from zeropoint._reference.quantize import f32, quantize_per_tensor, round_clamp
+from zeropoint.errors import QuantizationError
 
-__all__ = ["normalize", "softmax"]
+__all__ = ["add_norm", "normalize", "softmax"]
 
 
 def normalize(
@@ -53,6 +54,67 @@ def normalize(
     y = ((values.float() - mean) * rstd) * w + b
     return (
         round_clamp(y.clamp(-65536.0, 65536.0), zero_point, quant_min, quant_max, dtype).reshape(x.shape).contiguous()
+    )
+
+
+_NORM_LANES = 64
+
+
+def _sum_in_parts(rows: torch.Tensor) -> torch.Tensor:
+    """Of each row: part ``j`` adds elements ``j, j + 64, ...`` in this order; then halves of the parts are added."""
+    padded = torch.nn.functional.pad(rows, (0, -rows.shape[1] % _NORM_LANES))
+    parts = torch.zeros(rows.shape[0], _NORM_LANES, device=rows.device)
+    for step in padded.split(_NORM_LANES, 1):
+        parts = parts + step
+    while parts.shape[1] > 1:
+        half = parts.shape[1] // 2
+        parts = parts[:, :half] + parts[:, half:]
+    return parts
+
+
+def add_norm(
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    centered: bool,
+    keep_sum: bool,
+    keep_norm: bool,
+    scale: float = 1.0,
+    zero_point: int = 0,
+    dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``s = x + residual``, its layer norm (``centered``) or RMS norm over the last dimension, and that in 8 bits.
+
+    All in float32, each operation rounded by itself: ``mean = sum(s) / n`` (0 unless centered), ``rstd = 1 /
+    sqrt(sum((s - mean)^2) / n + eps)``, ``((s - mean) * rstd) * weight + bias``; sums in 64 parts, so that their order is
+    the same everywhere. What is not kept, and the third result without a dtype, is empty.
+    """
+    if x.dtype != torch.float32 or x.dim() < 1:
+        raise QuantizationError(f"add_norm: x must be float32 [..., features], got {x.dtype} {tuple(x.shape)}")
+    if residual is not None and (residual.dtype != torch.float32 or residual.shape != x.shape):
+        raise QuantizationError(f"add_norm: residual must be float32 {tuple(x.shape)}, got {tuple(residual.shape)}")
+    n = x.shape[-1]
+    for fixed in (weight, bias):
+        if fixed is not None and fixed.numel() != n:
+            raise QuantizationError(f"add_norm: weight and bias must have {n} values, got {fixed.numel()}")
+    total = x if residual is None else x + residual
+    rows = total.reshape(-1, n) if n else total.reshape(0, 0)
+    mean = _sum_in_parts(rows) / n if centered and n else torch.zeros(rows.shape[0], 1, device=x.device)
+    distance = rows - mean
+    variance = _sum_in_parts(distance * distance) / max(n, 1)
+    # By way of float64: torch's own square root of float32 is not always the nearest one.
+    rstd = 1.0 / torch.sqrt((variance + f32(eps)).double()).float()
+    value = distance * rstd
+    value = value if weight is None else value * weight
+    value = (value if bias is None else value + bias).reshape(x.shape)
+    nothing = torch.empty(0, device=x.device)
+    q = nothing.to(torch.uint8) if dtype is None else quantize_per_tensor(value, scale, zero_point, dtype)
+    return (
+        total.clone(memory_format=torch.contiguous_format) if keep_sum else nothing,
+        value.contiguous() if keep_norm else nothing.clone(),
+        q,
     )
 
 

@@ -43,7 +43,8 @@ class DynamicLowering(GraphBuilder):
             size = isinstance(node.meta.get("val"), (int, torch.SymInt))
             if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and not size:
                 self.values[node].meta["source"] = source_name(node)
-                self.cover(node, reason or "no dynamic int8 form")
+                quantized = node.target.namespace == "zeropoint"  # a layer of another kind, as it came
+                self.cover(node, "int8" if quantized else reason or "no dynamic int8 form")
         self.graph.eliminate_dead_code()
         return fx.GraphModule(self.module, self.graph)
 

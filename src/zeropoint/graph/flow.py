@@ -14,18 +14,21 @@ from torch.utils._pytree import tree_leaves, treespec_dumps
 from zeropoint.engine import Program, ProgramError, ProgramModule
 from zeropoint.errors import QuantizationError
 from zeropoint.graph.annotate import Annotation, annotate
+from zeropoint.graph.builder import source_name
 from zeropoint.graph.calibrate import Calibration
 from zeropoint.graph.canonicalize import canonicalize
 from zeropoint.graph.capture import Captured, CaptureError, capture
 from zeropoint.graph.dynamic import DynamicLowering
 from zeropoint.graph.fuse import fuse
 from zeropoint.graph.lower import Lowering
+from zeropoint.graph.norms import fuse_norms
 from zeropoint.graph.numbers_to_tensors import numbers_to_tensors
 from zeropoint.graph.simplify import simplify
 from zeropoint.quantization.one_call import QuantizedModel, as_call, quantize_modules
 from zeropoint.quantization.qconfig import QConfig
 from zeropoint.quantization.qconfig_mapping import QConfigMapping, get_default_qconfig_mapping
 from zeropoint.quantization.quantize import quantize_dynamic
+from zeropoint.quantization.weight_only import quantize_weight_only
 
 __all__ = ["GraphCalibration", "compile_program", "prepare_program", "quantize"]
 
@@ -36,9 +39,14 @@ def _mapping(qconfig: QConfig | QConfigMapping | None) -> QConfigMapping:
     return qconfig if isinstance(qconfig, QConfigMapping) else QConfigMapping().set_global(qconfig)
 
 
-def _program(captured: Captured, module: fx.GraphModule, coverage: list[tuple[str, str, str]]) -> ProgramModule:
+def _program(
+    captured: Captured, module: fx.GraphModule, coverage: list[tuple[str, str, str]], same_bits: bool = False
+) -> ProgramModule:
+    """With ``same_bits`` nothing is rewritten that moves a rounding of float32."""
     fuse(module)
     numbers_to_tensors(module)
+    if not same_bits:
+        fuse_norms(module)
     program = Program.from_graph(module)
     program.in_spec, program.out_spec = treespec_dumps(captured.in_spec), treespec_dumps(captured.out_spec)
     program.parameters, program.coverage = captured.parameters, coverage
@@ -135,6 +143,7 @@ def quantize(
     calibration: Iterable[Any] | None = None,
     *,
     dynamic: bool = False,
+    weight_bits: int | None = None,
     example: Any = None,
     qconfig: QConfig | QConfigMapping | None = None,
     group_size: int | None = 128,
@@ -150,12 +159,16 @@ def quantize(
       ``zeropoint.report``.
     * Dynamic: Linear and recurrent layers, with ranges taken at run time per row, and per ``group_size`` inputs of a
       Linear; needs no data. With ``example`` inputs the result is a program, without them a model of modules.
+    * Weights only (``weight_bits``): weights of Linear layers in 4 or 8 bits, activations as good as float; needs no data,
+      and ``example`` does the same. For its other options give the result of
+      :func:`~zeropoint.quantization.quantize_weight_only`, with ``dynamic=True``: its layers stay as they are.
 
     Args:
         calibration: inputs like those to come: tensors, tuples of arguments, or mappings of arguments by name.
-        example: of ``dynamic``: one batch, to capture the model with.
+        weight_bits: 4 or 8, for weights only.
+        example: of ``dynamic`` and ``weight_bits``: one batch, to capture the model with.
         qconfig: of static quantization: one for all, or a :class:`QConfigMapping`; None in it leaves layers float.
-        group_size: of ``dynamic``; None for whole rows.
+        group_size: of ``dynamic``; None for whole rows. Of ``weight_bits``: inputs that share a scale.
         eager: run module by module in any case.
 
     Returns:
@@ -163,21 +176,24 @@ def quantize(
         unless it runs module by module.
 
     Raises:
-        QuantizationError: neither or both of ``calibration`` and ``dynamic``, or no calibration inputs.
+        QuantizationError: not one of ``calibration``, ``dynamic`` and ``weight_bits``, or no calibration inputs.
     """
     if not isinstance(model, nn.Module):
         raise QuantizationError(f"quantize: the model must be an nn.Module, got {type(model).__name__}")
-    if dynamic == (calibration is not None):
+    if dynamic + (calibration is not None) + (weight_bits is not None) != 1:
         raise QuantizationError(
-            "quantize: give calibration inputs for static quantization, or dynamic=True for ranges at run time"
+            "quantize: give calibration inputs for static quantization, or dynamic=True for ranges at run time, or weight_bits=4 "
+            "or 8 for weights only"
         )
     if calibration is None:
         if qconfig is not None:
             raise QuantizationError("quantize: qconfig belongs to static quantization; use quantize_dynamic for others")
+        if weight_bits is not None:
+            return _weight_only(model, example, weight_bits, group_size, eager)
         return _dynamic(model, example, group_size, eager)
     if example is not None:
         raise QuantizationError(
-            "quantize: example belongs to dynamic=True; static quantization has the calibration inputs"
+            "quantize: example belongs to dynamic=True and weight_bits; static quantization has the calibration inputs"
         )
     first, batches = _first(calibration)
     if eager:
@@ -216,6 +232,32 @@ def _dynamic(model: nn.Module, example: Any, group_size: int | None, eager: bool
         return QuantizedModel(quantize_dynamic(model, per_row=True, group_size=group_size), str(error))
 
 
+def _weight_only(model: nn.Module, example: Any, bits: int, group_size: int | None, eager: bool) -> nn.Module:
+    if group_size is None:
+        raise QuantizationError("quantize: weights only have a scale per group; give group_size, 32 to 256")
+    swapped = quantize_weight_only(model, bits=bits, group_size=group_size).eval()
+    if example is None or eager:
+        return swapped
+    args, kwargs = as_call(swapped, example)
+    try:
+        captured = capture(swapped, args, kwargs)
+        canonicalize(captured.graph_module)
+        simplify(captured.graph_module)
+        return _program(captured, captured.graph_module, _coverage(captured, "only weights are quantized"))
+    except (CaptureError, ProgramError) as error:
+        warnings.warn(f"quantize: runs module by module: {error}", UserWarning, stacklevel=3)
+        return QuantizedModel(swapped, str(error))
+
+
+def _coverage(captured: Captured, why: str) -> list[tuple[str, str, str]]:
+    """Of a graph that keeps its operators; ``why`` those of ATen are as they are."""
+    return [
+        (source_name(node), str(node.target), "int8" if node.target.namespace == "zeropoint" else why)
+        for node in captured.graph_module.graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+    ]
+
+
 def compile_program(model: nn.Module, example: Any) -> ProgramModule:
     """A model that was converted module by module (``convert``, ``quantize_dynamic``) as a program with the same bits.
 
@@ -229,9 +271,4 @@ def compile_program(model: nn.Module, example: Any) -> ProgramModule:
     args, kwargs = as_call(model, example)
     captured = capture(model, args, kwargs)
     canonicalize(captured.graph_module)
-    coverage = [
-        (node.name, str(node.target), "int8" if node.target.namespace == "zeropoint" else "as in the model")
-        for node in captured.graph_module.graph.nodes
-        if isinstance(node.target, torch._ops.OpOverload)
-    ]
-    return _program(captured, captured.graph_module, coverage)
+    return _program(captured, captured.graph_module, _coverage(captured, "as in the model"), same_bits=True)

@@ -1,4 +1,4 @@
-"""Layers joined before quantization: batch norm in the layer before it, gates, transposed convolutions, attention.
+"""Layers joined before quantization: batch norm in the layer before it, gates, transposed convolutions, attention, RMS norm.
 
 The results are those of the model up to the rounding of float32.
 """
@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from zeropoint.graph.attention import replace_attention
 from zeropoint.graph.canonicalize import arguments
 from zeropoint.graph.constants import add_constant, constant_of, is_constant
+from zeropoint.graph.norms import replace_rms_norm
 from zeropoint.graph.rewrite import Rewriter, replace_node
 from zeropoint.graph.transposed import TRANSPOSED, replace_transposed
 
@@ -106,6 +107,8 @@ def simplify(module: fx.GraphModule) -> None:
             rewriter.replace(rewriter.call(aten.silu.default, x))
         elif node.target in (aten.softmax.int, aten._softmax.default):
             replace_attention(module, node)
+        elif node.target is aten.rsqrt.default:
+            replace_rms_norm(module, node)
     for node in list(graph.nodes):
         if node.target in TRANSPOSED:
             replace_transposed(module, node)

@@ -44,6 +44,7 @@ attention = torch.ops.zeropoint.attention.default
 matmul = torch.ops.zeropoint.matmul.default
 lookup = torch.ops.zeropoint.lookup.default
 normalize = torch.ops.zeropoint.normalize.default
+add_norm = torch.ops.zeropoint.add_norm.default
 softmax = torch.ops.zeropoint.softmax.default
 max_pool2d = torch.ops.zeropoint.max_pool2d.default
 avg_pool2d = torch.ops.zeropoint.avg_pool2d.default

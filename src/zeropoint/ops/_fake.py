@@ -310,3 +310,27 @@ def _embedding(
 @_fake("adaptive_avg_pool2d")
 def _adaptive_avg_pool2d(x: torch.Tensor, zero_point: int, output_size: Sequence[int]) -> torch.Tensor:
     return _nhwc(x, x.shape[1], output_size[0], output_size[1], x.dtype)
+
+
+@_fake("add_norm")
+def _add_norm(
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: Any,
+    bias: Any,
+    eps: float,
+    centered: bool,
+    keep_sum: bool,
+    keep_norm: bool,
+    scale: float = 1.0,
+    zero_point: int = 0,
+    dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def result(wanted: bool, kind: torch.dtype) -> torch.Tensor:
+        return torch.empty(x.shape if wanted else (0,), dtype=kind, device=x.device)
+
+    return (
+        result(keep_sum, torch.float32),
+        result(keep_norm, torch.float32),
+        result(dtype is not None, dtype or torch.uint8),
+    )

@@ -57,6 +57,10 @@ SCHEMAS = {
         "(Tensor x, int rows, Tensor? weight, Tensor? bias, int inner, float x_scale, int x_zero_point, float eps, "
         "bool centered, float scale, int zero_point, int quant_min, int quant_max, ScalarType dtype) -> Tensor"
     ),
+    "add_norm": (
+        "(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, float eps, bool centered, bool keep_sum, bool keep_norm, "
+        "float scale=1.0, int zero_point=0, ScalarType? dtype=None) -> (Tensor, Tensor, Tensor)"
+    ),
     "softmax": (
         "(Tensor x, int dim, float x_scale, float scale, int zero_point, int quant_min, int quant_max, ScalarType dtype) -> Tensor"
     ),
