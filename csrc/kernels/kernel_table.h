@@ -14,6 +14,9 @@ constexpr int kMaxRows = 6;  // rows of the GEMM register tile
 
 // out = clamp(round_half_even(float(acc) * mult[c] + bias[c]) + zero_point), then optionally the
 // residual addition and the 256-entry table, in that order. Arrays are in panel order (pack.h).
+// Where values are cut off before they are rounded to integers, which saturate anyway.
+constexpr float kLargestRounded = 2097152.0f;
+
 struct Epilogue {
   enum class Output : int32_t { kU8, kF32, kI32, kRowF32 };
   Output output = Output::kU8;
@@ -33,6 +36,8 @@ struct Epilogue {
   uint8_t sum_lo = 0, sum_hi = 255;
   const uint8_t* table = nullptr;
   uint8_t out_xor = 0;
+  bool bounded = false;  // nothing that is rounded can exceed kLargestRounded
+  bool plain = false;    // and the bytes are what saturation makes of it: zero point 0, 0 to 255, no flip
   // kRowF32: (float(acc - row_zero_point[m] * column_sums[c]) * row_scale[m]) * column_scale[c] + column_bias[c],
   // arrays by row and by column.
   const float* row_scale = nullptr;

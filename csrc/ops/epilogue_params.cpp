@@ -13,6 +13,12 @@ int32_t magnitude_bits(float x) {
   return bits & 0x7FFFFFFF;
 }
 
+double of_bits(int32_t magnitude) {
+  float x;
+  std::memcpy(&x, &magnitude, 4);
+  return x;
+}
+
 }  // namespace
 
 void check_qparams(const char* what, const char* name, double scale, int64_t zero_point, ScalarType dtype) {
@@ -82,7 +88,8 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
   auto* by_column = reinterpret_cast<int32_t*>(scratch(Scratch::kColumns, static_cast<size_t>(per_group) * 12));
   auto* column_mult = reinterpret_cast<float*>(by_column + per_group);
   auto* column_bias = column_mult + per_group;
-  int32_t largest = 0;  // of the floats' magnitude bits, which order like the floats: inf and NaN are on top
+  // Of the floats' magnitude bits, which order like the floats: inf and NaN are on top.
+  int32_t largest_mult = 0, largest_bias = 0;
   for (int64_t group = 0; group < h.groups; ++group) {
     std::memset(by_column, 0, static_cast<size_t>(per_group) * 12);
     const int64_t c = group * h.n;
@@ -90,12 +97,12 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
       // Wraps with the accumulator; their sum is the exact product (numerics.md).
       by_column[i] = static_cast<int32_t>(-static_cast<uint32_t>(x_zero_point) * static_cast<uint32_t>(sums[c + i]));
       column_mult[i] = static_cast<float>(ratio * static_cast<double>(scales[(c + i) * scale_step]));
-      largest = std::max(largest, magnitude_bits(column_mult[i]));
+      largest_mult = std::max(largest_mult, magnitude_bits(column_mult[i]));
     }
     if (biases)
       for (int64_t i = 0; i < h.n; ++i) {
         column_bias[i] = static_cast<float>(static_cast<double>(biases[c + i]) * inverse);
-        largest = std::max(largest, magnitude_bits(column_bias[i]));
+        largest_bias = std::max(largest_bias, magnitude_bits(column_bias[i]));
       }
     // Then to panel order: a vector's lanes are runs of four columns.
     int64_t slot = group * per_group;
@@ -113,7 +120,7 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
       first += vectors * lanes;
     }
   }
-  ZP_REQUIRE(largest < 0x7F800000,
+  ZP_REQUIRE(std::max(largest_mult, largest_bias) < 0x7F800000,
              std::string(what) +
                  ": x_scale * w_scale / y_scale or bias / y_scale is not finite in float32 for some output channel");
 
@@ -132,6 +139,14 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
     e.sum_lo = static_cast<uint8_t>(to_u8_domain(tail.sum_min, spec.dtype));
     e.sum_hi = static_cast<uint8_t>(to_u8_domain(tail.sum_max, spec.dtype));
   }
+  // |q - z| and |w - z| are at most 255; float32's own roundings stay far below the factor of 2.
+  const double most =
+      static_cast<double>(h.unique_taps * std::max<int64_t>(h.kc, 1)) * 255 * 255 * of_bits(largest_mult) +
+      of_bits(largest_bias) + 255.0 * (e.sum_mult + e.residual_mult);
+  e.bounded = 2 * most < kLargestRounded;
+  const int32_t last_zero_point = tail.residual ? e.sum_zero_point : e.zero_point;
+  const uint8_t last_lo = tail.residual ? e.sum_lo : e.lo, last_hi = tail.residual ? e.sum_hi : e.hi;
+  e.plain = e.bounded && last_zero_point == 0 && last_lo == 0 && last_hi == 255 && e.out_xor == 0;
   if (tail.table) {
     // Tables map bytes as stored; the kernel looks up in the uint8 domain and flips after.
     ZP_REQUIRE(quantized && tail.table->numel() == 256 && is_byte(*tail.table) && tail.table->is_contiguous(),

@@ -58,10 +58,7 @@ def check(model, *, dynamic=False, least=25.0):
     torch.manual_seed(0)
     model.eval()
     batches = [torch.randn(4, 9, 24) * 2 for _ in range(8)]
-    if dynamic:
-        program = zp.quantize(model, dynamic=True, example=batches[0])
-    else:
-        program = zp.quantize(model, batches)
+    program = zp.quantize(model, dynamic=True, example=batches[0]) if dynamic else zp.quantize(model, batches)
     assert program.engine == "native"
     for x in (batches[0], torch.randn(2, 9, 24), torch.randn(2, 9, 24), torch.randn(0, 9, 24)):
         got = program(x)

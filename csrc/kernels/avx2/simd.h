@@ -50,6 +50,7 @@ struct Avx2 {
   static F32 min(F32 a, F32 b) { return _mm256_min_ps(a, b); }
   static F32 max(F32 a, F32 b) { return _mm256_max_ps(a, b); }
   static I32 round_i32(F32 v) { return _mm256_cvtps_epi32(v); }
+  static F32 round_f32(F32 v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
   // Keeps v in a register, opaque to the optimiser.
   static void keep(I32& v) { __asm__ volatile("" : "+x"(v)); }
@@ -122,23 +123,27 @@ struct Avx2 {
     out[3] = _mm256_unpackhi_epi16(hi01, hi23);
   }
 
-  template <int NV>
+  template <int NV, bool Plain>
   static U8 narrow(const I32 (&q)[NV], int32_t zero_point, uint8_t lo, uint8_t hi) {
     const __m256i zp = _mm256_set1_epi16(static_cast<int16_t>(zero_point)), none = _mm256_setzero_si256();
-    const __m256i first = _mm256_adds_epi16(_mm256_packs_epi32(q[0], NV > 1 ? q[NV > 1 ? 1 : 0] : none), zp);
+    const auto moved = [&](__m256i x) { return Plain ? x : _mm256_adds_epi16(x, zp); };
+    const __m256i first = moved(_mm256_packs_epi32(q[0], NV > 1 ? q[NV > 1 ? 1 : 0] : none));
     __m256i second = none;
-    if constexpr (NV > 2) second = _mm256_adds_epi16(_mm256_packs_epi32(q[2], NV > 3 ? q[NV > 3 ? 3 : 2] : none), zp);
+    if constexpr (NV > 2) second = moved(_mm256_packs_epi32(q[2], NV > 3 ? q[NV > 3 ? 3 : 2] : none));
     const __m256i bytes = _mm256_packus_epi16(first, second);
+    if (Plain) return bytes;
     return _mm256_min_epu8(_mm256_max_epu8(bytes, _mm256_set1_epi8(static_cast<char>(lo))),
                            _mm256_set1_epi8(static_cast<char>(hi)));
   }
+  // float(byte - zero_point): the bytes become the low bits of 2^23 + byte.
   template <int NV>
-  static void widen_bytes(U8 bytes, I32 (&q)[NV]) {
-    const __m256i none = _mm256_setzero_si256();
+  static void byte_floats(U8 bytes, int32_t zero_point, F32 (&f)[NV]) {
+    const __m256i none = _mm256_setzero_si256(), high = _mm256_set1_epi16(0x4B00);
     const __m256i lo = _mm256_unpacklo_epi8(bytes, none), hi = _mm256_unpackhi_epi8(bytes, none);
-    const __m256i all[4] = {_mm256_unpacklo_epi16(lo, none), _mm256_unpackhi_epi16(lo, none),
-                            _mm256_unpacklo_epi16(hi, none), _mm256_unpackhi_epi16(hi, none)};
-    for (int v = 0; v < NV; ++v) q[v] = all[v];
+    const __m256i all[4] = {_mm256_unpacklo_epi16(lo, high), _mm256_unpackhi_epi16(lo, high),
+                            _mm256_unpacklo_epi16(hi, high), _mm256_unpackhi_epi16(hi, high)};
+    const __m256 zero = _mm256_set1_ps(8388608.0f + static_cast<float>(zero_point));
+    for (int v = 0; v < NV; ++v) f[v] = _mm256_sub_ps(_mm256_castsi256_ps(all[v]), zero);
   }
   // Gathers the low 4 * NV bytes of both 128-bit lanes, or spreads them.
   template <int NV>

@@ -81,6 +81,7 @@ struct Avx512Vnni {
     y[3] = _mm512_shuffle_i32x4(b, d, 0xDD);
   }
   static I32 round_i32(F32 v) { return _mm512_cvtps_epi32(v); }
+  static F32 round_f32(F32 v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
   // Keeps v in a register, opaque to the optimiser.
   static void keep(I32& v) { __asm__ volatile("" : "+v"(v)); }
@@ -142,25 +143,29 @@ struct Avx512Vnni {
     out[3] = _mm512_unpackhi_epi64(hi01, hi23);
   }
 
-  // int32 -> uint8 with saturation, zero point and clamp. The bytes of NV vectors sit in the low
-  // 4 * NV bytes of each 128-bit lane until store_u8 closes the gaps.
-  template <int NV>
+  // int32 -> uint8 with saturation, zero point and clamp; Plain: those are 0 and 0 to 255. The bytes of NV vectors sit
+  // in the low 4 * NV bytes of each 128-bit lane until store_u8 closes the gaps.
+  template <int NV, bool Plain>
   static U8 narrow(const I32 (&q)[NV], int32_t zero_point, uint8_t lo, uint8_t hi) {
     const __m512i zp = _mm512_set1_epi16(static_cast<int16_t>(zero_point)), none = _mm512_setzero_si512();
-    const __m512i first = _mm512_adds_epi16(_mm512_packs_epi32(q[0], NV > 1 ? q[NV > 1 ? 1 : 0] : none), zp);
+    const auto moved = [&](__m512i x) { return Plain ? x : _mm512_adds_epi16(x, zp); };
+    const __m512i first = moved(_mm512_packs_epi32(q[0], NV > 1 ? q[NV > 1 ? 1 : 0] : none));
     __m512i second = none;
-    if constexpr (NV > 2) second = _mm512_adds_epi16(_mm512_packs_epi32(q[2], NV > 3 ? q[NV > 3 ? 3 : 2] : none), zp);
+    if constexpr (NV > 2) second = moved(_mm512_packs_epi32(q[2], NV > 3 ? q[NV > 3 ? 3 : 2] : none));
     const __m512i bytes = _mm512_packus_epi16(first, second);
+    if (Plain) return bytes;
     return _mm512_min_epu8(_mm512_max_epu8(bytes, _mm512_set1_epi8(static_cast<char>(lo))),
                            _mm512_set1_epi8(static_cast<char>(hi)));
   }
+  // float(byte - zero_point): the bytes become the low bits of 2^23 + byte.
   template <int NV>
-  static void widen_bytes(U8 bytes, I32 (&q)[NV]) {
-    const __m512i none = _mm512_setzero_si512();
+  static void byte_floats(U8 bytes, int32_t zero_point, F32 (&f)[NV]) {
+    const __m512i none = _mm512_setzero_si512(), high = _mm512_set1_epi16(0x4B00);
     const __m512i lo = _mm512_unpacklo_epi8(bytes, none), hi = _mm512_unpackhi_epi8(bytes, none);
-    const __m512i all[4] = {_mm512_unpacklo_epi16(lo, none), _mm512_unpackhi_epi16(lo, none),
-                            _mm512_unpacklo_epi16(hi, none), _mm512_unpackhi_epi16(hi, none)};
-    for (int v = 0; v < NV; ++v) q[v] = all[v];
+    const __m512i all[4] = {_mm512_unpacklo_epi16(lo, high), _mm512_unpackhi_epi16(lo, high),
+                            _mm512_unpacklo_epi16(hi, high), _mm512_unpackhi_epi16(hi, high)};
+    const __m512 zero = _mm512_set1_ps(8388608.0f + static_cast<float>(zero_point));
+    for (int v = 0; v < NV; ++v) f[v] = _mm512_sub_ps(_mm512_castsi512_ps(all[v]), zero);
   }
   static __mmask64 first(int count) { return count >= 64 ? ~0ULL : (1ULL << count) - 1; }
   template <int NV>

@@ -63,6 +63,7 @@ struct Neon {
     const I32 n = vsubq_s32(vreinterpretq_s32_f32(shifted), vdupq_n_s32(0x4B400000 - 127));
     return vreinterpretq_f32_s32(vshlq_n_s32(n, 23));
   }
+  static F32 round_f32(F32 v) { return vrndnq_f32(v); }
   static I32 round_i32(F32 v) { return vcvtnq_s32_f32(v); }  // half to even; saturates
   // Panel order is column order with four lanes.
   static void order(const I32 (&x)[4], I32 (&y)[4]) {
@@ -109,22 +110,23 @@ struct Neon {
     out[3] = vreinterpretq_s32_u16(vzip2q_u16(hi01, hi23));
   }
 
-  template <int NV>
+  template <int NV, bool Plain>
   static U8 narrow(const I32 (&q)[NV], int32_t zero_point, uint8_t lo, uint8_t hi) {
-    const int16x8_t zp = vdupq_n_s16(static_cast<int16_t>(zero_point));
+    const int16x8_t zp = vdupq_n_s16(static_cast<int16_t>(Plain ? 0 : zero_point));
     const int16x4_t none = vdup_n_s16(0);
     const int16x8_t first = vcombine_s16(vqmovn_s32(q[0]), NV > 1 ? vqmovn_s32(q[NV > 1 ? 1 : 0]) : none);
     int16x8_t second = vdupq_n_s16(0);
     if constexpr (NV > 2) second = vcombine_s16(vqmovn_s32(q[2]), NV > 3 ? vqmovn_s32(q[NV > 3 ? 3 : 2]) : none);
     const uint8x16_t bytes = vcombine_u8(vqmovun_s16(vqaddq_s16(first, zp)), vqmovun_s16(vqaddq_s16(second, zp)));
-    return vminq_u8(vmaxq_u8(bytes, vdupq_n_u8(lo)), vdupq_n_u8(hi));
+    return Plain ? bytes : vminq_u8(vmaxq_u8(bytes, vdupq_n_u8(lo)), vdupq_n_u8(hi));
   }
   template <int NV>
-  static void widen_bytes(U8 bytes, I32 (&q)[NV]) {
+  static void byte_floats(U8 bytes, int32_t zero_point, F32 (&f)[NV]) {
     const uint16x8_t lo = vmovl_u8(vget_low_u8(bytes)), hi = vmovl_u8(vget_high_u8(bytes));
     const uint32x4_t all[4] = {vmovl_u16(vget_low_u16(lo)), vmovl_u16(vget_high_u16(lo)), vmovl_u16(vget_low_u16(hi)),
                                vmovl_u16(vget_high_u16(hi))};
-    for (int v = 0; v < NV; ++v) q[v] = vreinterpretq_s32_u32(all[v]);
+    const F32 zero = vdupq_n_f32(static_cast<float>(zero_point));
+    for (int v = 0; v < NV; ++v) f[v] = vsubq_f32(vcvtq_f32_u32(all[v]), zero);
   }
   template <int NV>
   static void store_u8(uint8_t* p, U8 bytes, int count) {

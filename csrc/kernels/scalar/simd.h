@@ -98,6 +98,9 @@ struct Scalar {
     return each_f32([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
   }
   // Half to even by the shift of elementwise.h; below -2^21 every narrowing saturates alike.
+  static F32 round_f32(F32 v) {
+    return each_f32([&](int i) { return __builtin_nearbyintf(v.lane[i]); });
+  }
   static I32 round_i32(F32 v) {
     return each_i32([&](int i) {
       const float x = v.lane[i] > -2097152.0f ? v.lane[i] : -2097152.0f;
@@ -200,19 +203,21 @@ struct Scalar {
     }
   }
 
-  template <int NV>
+  template <int NV, bool Plain>
   static U8 narrow(const I32 (&q)[NV], int32_t zero_point, uint8_t lo, uint8_t hi) {
     U8 r = {};
     for (int v = 0; v < NV; ++v)
       for (int i = 0; i < 4; ++i) {
-        const int32_t x = q[v].lane[i] + zero_point;  // |lane| <= 2^21
-        r.byte[4 * v + i] = static_cast<uint8_t>(x < lo ? lo : x > hi ? hi : x);
+        const int32_t x = q[v].lane[i] + (Plain ? 0 : zero_point);  // |lane| <= 2^21
+        const int32_t low = Plain ? 0 : lo, high = Plain ? 255 : hi;
+        r.byte[4 * v + i] = static_cast<uint8_t>(x < low ? low : x > high ? high : x);
       }
     return r;
   }
   template <int NV>
-  static void widen_bytes(U8 bytes, I32 (&q)[NV]) {
-    for (int v = 0; v < NV; ++v) q[v] = each_i32([&](int i) { return bytes.byte[4 * v + i]; });
+  static void byte_floats(U8 bytes, int32_t zero_point, F32 (&f)[NV]) {
+    for (int v = 0; v < NV; ++v)
+      f[v] = each_f32([&](int i) { return static_cast<float>(bytes.byte[4 * v + i] - zero_point); });
   }
   template <int NV>
   static void store_u8(uint8_t* p, U8 bytes, int count) {

@@ -16,31 +16,38 @@ inline typename V::F32 scaled(const Epilogue& e, typename V::I32 acc, int64_t sl
   return V::add(V::mul(V::to_f32(acc), V::load_f32(e.mult + slot)), V::load_f32(e.bias + slot));
 }
 
-// Round half to even. The float minimum keeps large positive values from wrapping in the conversion;
-// large negative ones convert to INT32_MIN, which the saturating narrowing brings to 0.
-template <class V>
+// Round half to even. Unless values are known to be in bounds, the float minimum keeps large positive ones from
+// wrapping in the conversion; large negative ones convert to INT32_MIN, which the saturating narrowing brings to 0.
+template <class V, bool Bounded>
 inline typename V::I32 rounded(typename V::F32 x) {
-  return V::round_i32(V::min(x, V::set_f32(2097152.0f)));
+  return V::round_i32(Bounded ? x : V::min(x, V::set_f32(kLargestRounded)));
 }
 
-// The sum with the residual. Through bytes and back: it sees what an unfused layer would have stored.
-template <class V, int NV>
-inline typename V::U8 with_residual(const Epilogue& e, typename V::U8 bytes, const uint8_t* residual, int cols) {
-  typename V::I32 q[NV], r[NV];
-  V::template widen_bytes<NV>(bytes, q);
-  V::template widen_bytes<NV>(V::flip(V::template load_u8<NV>(residual, cols), e.residual_xor), r);
-  const typename V::I32 qz = V::set_i32(e.zero_point), rz = V::set_i32(e.residual_zero_point);
-  const typename V::F32 qm = V::set_f32(e.sum_mult), rm = V::set_f32(e.residual_mult);
+// The sum with the residual, of values that are not rounded yet: it sees what an unfused layer would have stored, less
+// its zero point. Rounding what was clamped to integers is clamping what was rounded.
+template <class V, int NV, bool Bounded, bool Plain>
+inline typename V::U8 with_residual(const Epilogue& e, const typename V::F32 (&x)[NV], const uint8_t* residual,
+                                    int cols) {
+  typename V::F32 r[NV];
+  V::template byte_floats<NV>(V::flip(V::template load_u8<NV>(residual, cols), e.residual_xor), e.residual_zero_point,
+                              r);
+  const typename V::F32 lo = V::set_f32(static_cast<float>(e.lo - e.zero_point)),
+                        hi = V::set_f32(static_cast<float>(e.hi - e.zero_point)), qm = V::set_f32(e.sum_mult),
+                        rm = V::set_f32(e.residual_mult);
+  typename V::I32 q[NV];
 #pragma GCC unroll 8
-  for (int v = 0; v < NV; ++v)
-    q[v] = rounded<V>(V::add(V::mul(V::to_f32(V::sub_i32(q[v], qz)), qm), V::mul(V::to_f32(V::sub_i32(r[v], rz)), rm)));
-  return V::template narrow<NV>(q, e.sum_zero_point, e.sum_lo, e.sum_hi);
+  for (int v = 0; v < NV; ++v) {
+    const typename V::F32 stored = V::round_f32(V::max(V::min(x[v], hi), lo));
+    q[v] = rounded<V, Bounded>(V::add(V::mul(stored, qm), V::mul(r[v], rm)));
+  }
+  return V::template narrow<NV, Plain>(q, e.sum_zero_point, e.sum_lo, e.sum_hi);
 }
 
 // `out` and `residual` (or null) are those of row 0 and the tile's first column; `places` are the rows of the tile.
-template <class V, int MR, int NV>
-inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t slot, uint8_t* out, int64_t out_stride,
-                     int cols, const uint8_t* residual, const int64_t* places) {
+template <class V, int MR, int NV, bool Bounded, bool Plain>
+__attribute__((always_inline)) inline void store_rows(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t slot,
+                                                      uint8_t* out, int64_t out_stride, int cols,
+                                                      const uint8_t* residual, const int64_t* places) {
   typename V::F32 mult[NV], bias[NV];
 #pragma GCC unroll 8
   for (int v = 0; v < NV; ++v) {
@@ -54,24 +61,44 @@ inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t 
         typename V::I32 q[4];
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i)
-          q[i] = rounded<V>(V::add(V::mul(V::to_f32(acc[r + i / 2][i % 2]), mult[i % 2]), bias[i % 2]));
-        typename V::U8 bytes = V::template narrow<4>(q, e.zero_point, e.lo, e.hi);
-        if (e.table) bytes = V::lookup(bytes, e.table);
-        V::store_pair(out + places[r] * out_stride, out + places[r + 1] * out_stride, V::flip(bytes, e.out_xor));
+          q[i] = rounded<V, Bounded>(V::add(V::mul(V::to_f32(acc[r + i / 2][i % 2]), mult[i % 2]), bias[i % 2]));
+        typename V::U8 bytes = V::template narrow<4, Plain>(q, e.zero_point, e.lo, e.hi);
+        if (!Plain && e.table) bytes = V::lookup(bytes, e.table);
+        if (!Plain) bytes = V::flip(bytes, e.out_xor);
+        V::store_pair(out + places[r] * out_stride, out + places[r + 1] * out_stride, bytes);
       }
       return;
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < MR; ++r) {
-    typename V::I32 q[NV];
+    typename V::F32 x[NV];
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) q[v] = rounded<V>(V::add(V::mul(V::to_f32(acc[r][v]), mult[v]), bias[v]));
-    typename V::U8 bytes = V::template narrow<NV>(q, e.zero_point, e.lo, e.hi);
-    if (residual) bytes = with_residual<V, NV>(e, bytes, residual + places[r] * e.residual_stride, cols);
-    if (e.table) bytes = V::lookup(bytes, e.table);
-    V::template store_u8<NV>(out + places[r] * out_stride, V::flip(bytes, e.out_xor), cols);
+    for (int v = 0; v < NV; ++v) x[v] = V::add(V::mul(V::to_f32(acc[r][v]), mult[v]), bias[v]);
+    typename V::U8 bytes;
+    if (residual) {
+      bytes = with_residual<V, NV, Bounded, Plain>(e, x, residual + places[r] * e.residual_stride, cols);
+    } else {
+      typename V::I32 q[NV];
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) q[v] = rounded<V, Bounded>(x[v]);
+      bytes = V::template narrow<NV, Plain>(q, e.zero_point, e.lo, e.hi);
+    }
+    if (!Plain && e.table) bytes = V::lookup(bytes, e.table);
+    if (!Plain) bytes = V::flip(bytes, e.out_xor);
+    V::template store_u8<NV>(out + places[r] * out_stride, bytes, cols);
   }
+}
+
+template <class V, int MR, int NV>
+inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t slot, uint8_t* out, int64_t out_stride,
+                     int cols, const uint8_t* residual, const int64_t* places) {
+  if (e.plain && !e.table)
+    store_rows<V, MR, NV, true, true>(e, acc, slot, out, out_stride, cols, residual, places);
+  else if (e.bounded)
+    store_rows<V, MR, NV, true, false>(e, acc, slot, out, out_stride, cols, residual, places);
+  else
+    store_rows<V, MR, NV, false, false>(e, acc, slot, out, out_stride, cols, residual, places);
 }
 
 // int32 and float outputs of whole panels, in registers; kRowF32 is the formula of dequantize_row.
