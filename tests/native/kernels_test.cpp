@@ -94,7 +94,7 @@ struct Problem {
   std::vector<float> mult, bias;
   int32_t x_zero_point, zero_point;
   Epilogue::Output output;
-  bool has_residual, has_table;
+  bool has_residual, has_table, bounded, plain;
 
   Problem() {
     conv = chance(60);
@@ -140,9 +140,12 @@ struct Problem {
       for (auto& z : zero_points) z = static_cast<int8_t>(engine());
     }
     mult.resize(static_cast<size_t>(n));
-    for (auto& m : mult) m = std::exp2(-static_cast<float>(engine() % 24)) * 0.7f;
+    // 2^-12 times the largest sum, 132 * 147 * 255^2, is below kLargestRounded.
+    bounded = chance(50);
+    plain = bounded && chance(60);
+    for (auto& m : mult) m = std::exp2(-static_cast<float>(bounded ? 12 + engine() % 12 : engine() % 24)) * 0.7f;
     bias = random_floats(n, 30.0f);
-    zero_point = static_cast<int32_t>(engine() % 256);
+    zero_point = plain ? 0 : static_cast<int32_t>(engine() % 256);
     output = static_cast<Epilogue::Output>(chance(70) ? 0 : 1 + engine() % 2);
     has_residual = output == Epilogue::Output::kU8 && chance(30);
     has_table = output == Epilogue::Output::kU8 && chance(30);
@@ -175,15 +178,17 @@ struct Problem {
     e.mult = slots.mult.data();
     e.bias = slots.bias.data();
     e.zero_point = zero_point;
-    e.lo = 3;
-    e.hi = 250;
+    e.lo = plain ? 0 : 3;
+    e.hi = plain ? 255 : 250;
+    e.bounded = bounded;
+    e.plain = plain;
     if (has_residual) {
       e.residual = residual.data();
       e.residual_stride = n;
       e.sum_mult = 0.37f;
       e.residual_mult = 0.11f;
       e.residual_zero_point = 77;
-      e.sum_zero_point = 12;
+      e.sum_zero_point = plain ? 0 : 12;
     }
     if (has_table) e.table = table.data();
     Bytes out(static_cast<size_t>(rows * n * (output == Epilogue::Output::kU8 ? 1 : 4)));
@@ -324,6 +329,13 @@ struct Passes {
     const NormalizeParams norm = {100, 20, 0, 0x80, 0, 255};
     t.normalize_row(norm, a.data(), n, 1.5f, 0.02f, w.data(), x.data(), false, u.data());
     keep(u.data(), n);
+    std::vector<float> sum(static_cast<size_t>(n));
+    for (int kind = 0; kind < 4; ++kind) {
+      t.norm_row(x.data(), kind & 1 ? state.data() : nullptr, n, kind > 1 ? w.data() : nullptr,
+                 kind > 0 ? state.data() : nullptr, 1e-5f, kind != 2, sum.data(), f.data());
+      keep(f.data(), 4 * n);
+      if (kind & 1) keep(sum.data(), 4 * n);
+    }
     std::vector<int32_t> powers(511);
     for (int d = 0; d < 256; ++d) powers[static_cast<size_t>(255 - d)] = (1 << 23) >> (d / 8);
     const SoftmaxParams soft = {powers.data(), 1.0 / 256, 0, 0, 0, 0, 255};
