@@ -73,8 +73,11 @@ inline void store_pixel(const DepthwiseParams& p, typename V::I32 (&acc)[1][4], 
   const int64_t offset = pixel * p.channels + channel;
   const Epilogue& e = p.epilogue;
   if (e.output == Epilogue::Output::kU8) {
-    store_u8<V, 1, 4>(e, acc, channel, static_cast<uint8_t*>(p.out) + offset, 0, count,
-                      e.residual ? e.residual + pixel * e.residual_stride + channel : nullptr, &kOnlyRow);
+    // Of one kind, so that its constants stay in registers over the pixels: 5x5 240@28 96 us, 109 with those of
+    // store_u8.
+    store_rows<V, 1, 4, false, false>(e, acc, channel, static_cast<uint8_t*>(p.out) + offset, 0, count,
+                                      e.residual ? e.residual + pixel * e.residual_stride + channel : nullptr,
+                                      &kOnlyRow);
   } else {
     alignas(64) int32_t spilled[4 * V::kLanes];
 #pragma GCC unroll 8
