@@ -68,7 +68,7 @@ void Recording::note(const Program& program, size_t i, const Values& run) {
     if (result < 0 || !run.tensors[static_cast<size_t>(result)]) continue;
     const Tensor& out = run.tensor(result);
     Seen& seen = values[static_cast<size_t>(result)];
-    seen.native = instruction.placeable();
+    seen.native = instruction.kind == Instruction::Kind::kNative;
     seen.sizes = sizes_of(out);
     seen.strides = strides_of(out);
     seen.dtype = out.scalar_type();

@@ -309,8 +309,7 @@ void Program::execute(size_t i, Values& values, const Plan* plan, EpilogueCache*
   results.clear();
   places.clear();
   const auto place = [&](int64_t result) -> const Tensor* {
-    if (!plan || result < 0 || !instruction.placeable() || !plan->placed(static_cast<size_t>(result))) return nullptr;
-    return &values.tensor(result);
+    return plan && result >= 0 && plan->placed(static_cast<size_t>(result)) ? &values.tensor(result) : nullptr;
   };
   if (instruction.kind == Instruction::Kind::kNative) {
     for (const int64_t result : instruction.results) places.push_back(place(result));

@@ -28,9 +28,6 @@ struct Instruction {
 
   // Whether a layer's epilogue is the same in every run: weight, scales, bias and table are fixed.
   bool fixed_epilogue = false;
-
-  // Whether its results can be given memory beforehand.
-  bool placeable() const { return kind == Kind::kNative; }
 };
 
 class Plan;
@@ -58,8 +55,8 @@ class Program {
   // The plan for the shapes of these inputs. Where it has to be made first, `outputs` are those of the run it is made
   // from.
   std::shared_ptr<Plan> plan_for(const std::vector<Tensor>& inputs, std::vector<Tensor>& outputs);
-  // Runs instruction i on `values`; native results go to `place` if they fit it, what epilogues need is kept in
-  // `cache`.
+  // Runs instruction i on `values`; native results go where `plan` has placed them, what epilogues need is kept
+  // in `cache`.
   void execute(size_t i, Values& values, const Plan* plan = nullptr, EpilogueCache* cache = nullptr) const;
   void dispatch(const Instruction&, const Values&, std::vector<Tensor>& results) const;
 

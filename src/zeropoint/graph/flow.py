@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ from zeropoint.quantization.quantize import quantize_dynamic
 from zeropoint.quantization.weight_only import quantize_weight_only
 
 __all__ = ["GraphCalibration", "compile_program", "prepare_program", "quantize"]
+
+Lowered = tuple[fx.GraphModule, list[tuple[str, str, str]]]  # a graph of operators, and its coverage
 
 
 def _mapping(qconfig: QConfig | QConfigMapping | None) -> QConfigMapping:
@@ -217,36 +219,41 @@ def _one_qconfig(qconfig: QConfig | QConfigMapping | None) -> Any:
     return qconfig
 
 
-def _dynamic(model: nn.Module, example: Any, group_size: int | None, eager: bool) -> nn.Module:
-    if example is None or eager:
-        return quantize_dynamic(model, per_row=True, group_size=group_size)
+def _without_data(
+    model: nn.Module, example: Any, lower: Callable[[Captured], Lowered], modules: Callable[[], nn.Module]
+) -> nn.Module:
+    """A program of what ``lower`` makes of the graph; where there is no graph, ``modules()``, and a warning."""
     args, kwargs = as_call(model, example)
     try:
         captured = capture(model, args, kwargs)
         canonicalize(captured.graph_module)
         simplify(captured.graph_module)
-        lowering = DynamicLowering(captured.graph_module, group_size)
-        return _program(captured, lowering.run(), lowering.coverage)
+        return _program(captured, *lower(captured))
     except (CaptureError, ProgramError) as error:
-        warnings.warn(f"quantize: runs module by module: {error}", UserWarning, stacklevel=3)
-        return QuantizedModel(quantize_dynamic(model, per_row=True, group_size=group_size), str(error))
+        warnings.warn(f"quantize: runs module by module: {error}", UserWarning, stacklevel=4)
+        return QuantizedModel(modules(), str(error))
+
+
+def _dynamic(model: nn.Module, example: Any, group_size: int | None, eager: bool) -> nn.Module:
+    def modules() -> nn.Module:
+        return quantize_dynamic(model, per_row=True, group_size=group_size)
+
+    def lower(captured: Captured) -> Lowered:
+        lowering = DynamicLowering(captured.graph_module, group_size)
+        return lowering.run(), lowering.coverage
+
+    return modules() if example is None or eager else _without_data(model, example, lower, modules)
 
 
 def _weight_only(model: nn.Module, example: Any, bits: int, group_size: int | None, eager: bool) -> nn.Module:
     if group_size is None:
         raise QuantizationError("quantize: weights only have a scale per group; give group_size, 32 to 256")
     swapped = quantize_weight_only(model, bits=bits, group_size=group_size).eval()
-    if example is None or eager:
-        return swapped
-    args, kwargs = as_call(swapped, example)
-    try:
-        captured = capture(swapped, args, kwargs)
-        canonicalize(captured.graph_module)
-        simplify(captured.graph_module)
-        return _program(captured, captured.graph_module, _coverage(captured, "only weights are quantized"))
-    except (CaptureError, ProgramError) as error:
-        warnings.warn(f"quantize: runs module by module: {error}", UserWarning, stacklevel=3)
-        return QuantizedModel(swapped, str(error))
+
+    def lower(captured: Captured) -> Lowered:
+        return captured.graph_module, _coverage(captured, "only weights are quantized")
+
+    return swapped if example is None or eager else _without_data(swapped, example, lower, lambda: swapped)
 
 
 def _coverage(captured: Captured, why: str) -> list[tuple[str, str, str]]:

@@ -92,16 +92,16 @@ def _shape(node: Any) -> list[str] | None:
     return [str(size) for size in value.shape] if isinstance(value, torch.Tensor) else None
 
 
-def _residual(node: fx.Node, x: fx.Node, order: dict[fx.Node, int]) -> bool:
+def _residual(node: fx.Node, x: fx.Node) -> bool:
     """Whether ``x`` is a sum of two values of its shape that nobody takes before ``node`` does."""
     if x.target is not ops.add_float or x.args[2]:
         return False
     shape = _shape(x)
     alike = shape is not None and all(_shape(side) == shape for side in x.args[:2])
-    return alike and all(order[user] >= order[node] for user in x.users)
+    return alike and not any(user < node for user in x.users)
 
 
-def _fuse_norm(module: fx.GraphModule, node: fx.Node, order: dict[fx.Node, int]) -> None:
+def _fuse_norm(module: fx.GraphModule, node: fx.Node) -> None:
     a = arguments(node)
     x, parameters = a["input"], [a["weight"], a.get("bias")]
     if len(a["normalized_shape"]) != 1 or _float_features(node) != a["normalized_shape"][0]:
@@ -117,7 +117,7 @@ def _fuse_norm(module: fx.GraphModule, node: fx.Node, order: dict[fx.Node, int])
     rounded = [u for u in node.users if u.target is ops.quantize_per_tensor and u.args[0] is node]
     output = rounded[0].args[1:] if rounded and rounded[0].args[3] in (torch.uint8, torch.int8) else ()
     rounded = [u for u in rounded if output and u.args[1:] == output]
-    summed = _residual(node, x, order)
+    summed = _residual(node, x)
     keep_sum = summed and len(x.users) > 1
     keep_norm = len(rounded) < len(node.users)
     with node.graph.inserting_before(node):
@@ -139,8 +139,7 @@ def fuse_norms(module: fx.GraphModule) -> None:
     """Rewrites a lowered ``module`` in place; results are those of ATen up to the rounding of float32."""
     for node in list(module.graph.nodes):
         if node.target in _NORMS:
-            order = {n: i for i, n in enumerate(module.graph.nodes)}
-            _fuse_norm(module, node, order)
+            _fuse_norm(module, node)
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
