@@ -122,6 +122,21 @@ struct NormalizeParams {
 // not looked at and have kMasked, which no score brings near the others.
 constexpr float kLargestMask = 1e30f, kLeastMask = -1e29f, kMasked = -1e30f;
 
+// One query over keys and values of float32 that lie in two pieces, as a cache and what is new.
+struct AttendParams {
+  struct Piece {
+    const float *keys, *values;
+    int64_t key_stride, value_stride, n;  // floats between rows; rows
+  };
+  Piece pieces[2];
+  int64_t d, e;  // features of a key, of a value
+  const float* query;
+  float factor;
+  const float* mask;  // null, or one value per key, padded with kMasked to a multiple of the lanes
+  float* scores;      // room for all keys, rounded up to the lanes
+  float* out;
+};
+
 struct SoftmaxParams {
   const int32_t* powers;  // rhe(exp(-scale of x * d) * 2^23) at 255 - d, for distances d of 0..255 from the largest;
                           // then 255 zeros
@@ -183,6 +198,8 @@ struct KernelTable {
   void (*add)(const BinaryParams&, int64_t n);
   void (*mul)(const BinaryParams&, int64_t n);
   void (*add_f32)(const float* a, const float* b, int64_t n, bool subtract, float* out);
+  void (*rotate_row)(const float* x, const float* cos, const float* sin, int64_t n, float* out);
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*lookup)(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
   void (*mix_pixels)(const uint8_t* q0, const uint8_t* q1, int64_t channels, float weight, uint8_t flip, float* out);
   void (*mix_rows)(const float* a, const float* b, int64_t n, float weight, uint8_t flip, uint8_t* out);
@@ -199,6 +216,7 @@ struct KernelTable {
                    bool centered, float* sum, float* norm);
   void (*softmax_table)(const SoftmaxParams&, const uint8_t* x, int64_t n, uint8_t* table);
   int32_t (*attention_row)(int32_t* s, int64_t n, float scale, const float* mask, uint8_t* p);
+  void (*attend_row)(const AttendParams&);
   void (*pack_activation)(const ActivationView&, int32_t a_zero_point, uint8_t* out, int32_t* init);
   void (*row_range)(const float* x, int64_t n, float* lo, float* hi);
   void (*lstm_gates)(const float* from_input, const float* from_state, int64_t hidden, int64_t count, float* h,

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "../engine/operators.h"
+#include "attention_mask.h"
 #include "gemm.h"
 
 namespace zeropoint {
@@ -42,42 +43,6 @@ struct Workspace {
   float* mask;
 };
 
-// What is added to the scores: float32, or bool where false takes a key away. [B, H, M, T], each or 1.
-struct Mask {
-  Tensor tensor;
-  bool of_bools;
-  int64_t sizes[4], strides[4];
-
-  Mask(const Tensor& t, int64_t batch, int64_t heads, int64_t m, int64_t keys) : tensor(t) {
-    of_bools = t.scalar_type() == ScalarType::Bool;
-    ZP_REQUIRE((of_bools || t.scalar_type() == ScalarType::Float) && t.dim() == 4,
-               "attention: mask must be bool or float32 [batch, heads, queries, keys], each or 1");
-    const int64_t want[4] = {batch, heads, m, keys};
-    for (int i = 0; i < 4; ++i) {
-      ZP_REQUIRE(t.size(i) == want[i] || t.size(i) == 1, "attention: mask has " + std::to_string(t.size(i)) +
-                                                             " in dimension " + std::to_string(i) + ", expected " +
-                                                             std::to_string(want[i]) + " or 1");
-      strides[i] = t.size(i) == 1 ? 0 : t.stride(i);
-    }
-  }
-
-  // The row of a query, within bounds and padded to `padded` values. NaN takes its key away.
-  void row(int64_t b, int64_t h, int64_t query, int64_t keys, int64_t padded, float* out) const {
-    const int64_t start = b * strides[0] + h * strides[1] + query * strides[2], step = strides[3];
-    if (of_bools) {
-      const uint8_t* source = bytes(tensor) + start;
-      for (int64_t i = 0; i < keys; ++i) out[i] = source[i * step] ? 0.0f : kMasked;
-    } else {
-      const float* source = static_cast<const float*>(tensor.data_ptr()) + start;
-      for (int64_t i = 0; i < keys; ++i) {
-        const float value = source[i * step] > kLeastMask ? source[i * step] : kMasked;
-        out[i] = value < kLargestMask ? value : kLargestMask;
-      }
-    }
-    std::fill(out + keys, out + padded, kMasked);
-  }
-};
-
 Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, double k_scale, int64_t k_zero_point,
                  Tensor v, double v_scale, int64_t v_zero_point, double factor, double scale, int64_t zero_point,
                  ScalarType dtype, OptionalTensor given_mask, bool causal) {
@@ -106,8 +71,8 @@ Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, doubl
   // Rows of all heads side by side: what follows joins the heads without a copy.
   Tensor out = empty_strided({batch, heads, m, dv}, {m * heads * dv, dv, heads * dv, 1}, dtype);
   if (out.numel() == 0) return out;
-  std::optional<Mask> mask;
-  if (given_mask) mask.emplace(*given_mask, batch, heads, m, t);
+  std::optional<AttentionMask> mask;
+  if (given_mask) mask.emplace(what, *given_mask, batch, heads, m, t);
 
   const KernelTable& kernel = kernels();
   const int64_t lanes = kernel.lanes, group = kernel.k_per_lane;

@@ -156,6 +156,62 @@ Tensor add_float(Tensor a, Tensor b, bool subtract) {
   return out;
 }
 
+Tensor rotary(Tensor x, Tensor cos, Tensor sin) {
+  for (const Tensor& t : {x, cos, sin})
+    ZP_REQUIRE(t.scalar_type() == ScalarType::Float && t.dim() >= 1, "rotary: x, cos and sin must be float32");
+  const auto sizes = sizes_of(x);
+  const int64_t n = sizes.back();
+  ZP_REQUIRE(n % 2 == 0, "rotary: x must have an even number of features, got " + std::to_string(n));
+  for (Tensor* t : {&cos, &sin}) {
+    const auto own = sizes_of(*t);
+    bool fits = own.size() <= sizes.size() && own.back() == n;
+    for (size_t i = 0; fits && i < own.size(); ++i) {
+      const int64_t size = sizes[sizes.size() - own.size() + i];
+      fits = own[i] == size || own[i] == 1;
+    }
+    ZP_REQUIRE(fits, "rotary: cos and sin must have the features of x, and its other dimensions or 1");
+    if (n > 1 && t->stride(-1) != 1) *t = torch::stable::contiguous(*t);
+  }
+  if (n > 1 && x.stride(-1) != 1) x = torch::stable::contiguous(x);
+  Tensor out = empty_contiguous(sizes, ScalarType::Float);
+  const auto sx = broadcast_strides(x, sizes), sc = broadcast_strides(cos, sizes), ss = broadcast_strides(sin, sizes);
+  const auto data = [](const Tensor& t) { return static_cast<const float*>(t.data_ptr()); };
+  auto* target = static_cast<float*>(out.data_ptr());
+  const KernelTable& kernel = kernels();
+  parallel(n ? out.numel() / n : 0, n, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float *a = data(x), *c = data(cos), *s = data(sin);
+      int64_t rest = row;
+      for (size_t d = sizes.size() - 1; d-- > 0;) {
+        const int64_t i = rest % sizes[d];
+        a += i * sx[d];
+        c += i * sc[d];
+        s += i * ss[d];
+        rest /= sizes[d];
+      }
+      kernel.rotate_row(a, c, s, n, target + row * n);
+    }
+  });
+  return out;
+}
+
+Tensor silu_mul(Tensor gate, Tensor up) {
+  ZP_REQUIRE(gate.scalar_type() == ScalarType::Float && up.scalar_type() == ScalarType::Float &&
+                 sizes_of(gate) == sizes_of(up),
+             "silu_mul: gate and up must be float32 of the same shape");
+  gate = to_contiguous(gate);
+  up = to_contiguous(up);
+  Tensor out = empty_contiguous(sizes_of(gate), ScalarType::Float);
+  const auto at = [](const Tensor& t, int64_t i) { return static_cast<float*>(t.data_ptr()) + i; };
+  const int64_t n = out.numel();
+  const KernelTable& kernel = kernels();
+  parallel((n + kBlock - 1) / kBlock, 4 * kBlock, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kBlock;
+    kernel.silu_mul(at(gate, first), at(up, first), std::min(n, end * kBlock) - first, at(out, first));
+  });
+  return out;
+}
+
 Tensor lookup(Tensor x, Tensor table) {
   ZP_REQUIRE(is_byte(x), "lookup: x must be uint8 or int8");
   ZP_REQUIRE(is_byte(table) && table.numel() == 256 && table.is_contiguous(),
@@ -177,6 +233,8 @@ STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
   ZP_OPERATOR(m, "add", add);
   ZP_OPERATOR(m, "mul", mul);
   ZP_OPERATOR(m, "add_float", add_float);
+  ZP_OPERATOR(m, "rotary", rotary);
+  ZP_OPERATOR(m, "silu_mul", silu_mul);
   ZP_OPERATOR(m, "lookup", lookup);
 }
 

@@ -59,6 +59,12 @@ CASES = {
     ],
     "matmul": [(x(2, 3, 4), 0.1, 3, x(4, 5), 0.2, 4, 0.3, 5, 0, 255, U8), (x(4), 0.1, 3, x(2, 4, 5), 0.2, 4, 0.3, 5, 0, 255, U8)],
     "normalize": [(x(2, 3, 4), 6, torch.ones(4), None, 1, 0.1, 3, 1e-5, True, 0.3, 5, 0, 255, U8)],
+    "cached_attention": [
+        (torch.randn(2, 4, 1, 8), torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 6), torch.randn(2, 2, 1, 8), torch.randn(2, 2, 1, 6), 0.3, None, True),
+        (torch.randn(2, 2, 1, 8), torch.randn(2, 2, 0, 8), torch.randn(2, 2, 0, 6), torch.randn(2, 2, 3, 8), torch.randn(2, 2, 3, 6), 0.3, torch.rand(2, 1, 1, 3) > 0.5),
+    ],
+    "rotary": [(torch.randn(2, 3, 4, 8).transpose(1, 2), torch.randn(3, 8), torch.randn(2, 1, 3, 8))],
+    "silu_mul": [(torch.randn(2, 3, 8), torch.randn(2, 3, 8))],
     "add_norm": [
         (torch.randn(2, 3, 8), torch.randn(2, 3, 8), torch.ones(8), torch.ones(8), 1e-5, True, True, False, 0.1, 3, U8),
         (torch.randn(2, 8), None, None, None, 1e-5, False, False, True),

@@ -311,6 +311,37 @@ class Generator:
             mask = torch.where(mask, torch.randn(shape), values[torch.randint(self.one(1, 4, 9), shape)])
         return self.layout(mask)
 
+    def cached_attention(self) -> Case:
+        batch, groups, past, new = self.one(1, 2), self.one(1, 3), self.one(0, 1, 5, 16, 70), self.one(1, 1, 2)
+        d, e, heads = self.one(1, 6, 16, 64, 80), self.one(1, 6, 16, 63, 64, 130), groups * self.one(1, 1, 2)
+        size = self.one(0.1, 1.0, 30.0)
+        q, *rows = (
+            self.layout(torch.randn(batch, n, r, features) * size)
+            for n, r, features in (
+                (heads, 1, d),
+                (groups, past, d),
+                (groups, past, e),
+                (groups, new, d),
+                (groups, new, e),
+            )
+        )
+        mask = self.attention_mask((batch, heads, 1, past + new)) if self.chance(0.5) else None
+        rest = (self.one(0.125, 1.0), mask, self.chance(0.5))
+        name = f"{batch} {heads}/{groups} {past}+{new} {d} {e} {rest[0]} {rest[2]} {mask is None}"
+        return self._same("cached_attention", name, q, *rows, *rest)
+
+    def rotary(self) -> Case:
+        shape = (*self.one((), (7,), (2, 5), (2, 3, 5), (0, 3)), self.one(0, 2, 6, 16, 64, 80))
+        x = self.layout(torch.randn(shape))
+        angles = tuple(self.one(n, 1) for n in shape[:-1])[self.one(0, 1, len(shape) - 1) :]
+        cos, sin = (self.layout(torch.randn(*angles, shape[-1])) for _ in "cs")
+        return self._same("rotary", f"{shape} {tuple(cos.shape)}", x, cos, sin)
+
+    def silu_mul(self) -> Case:
+        shape = self.shape()
+        gate, up = (self.layout(torch.randn(shape) * self.one(1.0, 40.0)) for _ in "gu")
+        return self._same("silu_mul", f"{shape}", gate, up)
+
     def add_float(self) -> Case:
         shape = self.shape()
         other = self.one(shape, shape[1:], tuple(self.one(n, 1) for n in shape), (1, *shape))
@@ -429,7 +460,8 @@ class Generator:
 
     FAMILIES = (
         "conv2d", "conv2d", "conv2d", "conv3d", "linear", "linear", "quantize_per_tensor", "quantize_per_channel",
-        "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "add_float", "add_norm", "attention", "lookup", "pool",
+        "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "add_float", "add_norm", "attention",
+        "cached_attention", "rotary", "silu_mul", "lookup", "pool",
         "interpolate_bilinear2d", "embedding",
         "matmul", "matmul", "normalize", "softmax", "linear_dynamic", "linear_grouped", "linear_grouped", "rnn_dynamic",
     )  # fmt: skip

@@ -336,6 +336,27 @@ struct Passes {
       keep(f.data(), 4 * n);
       if (kind & 1) keep(sum.data(), 4 * n);
     }
+    t.silu_mul(x.data(), w.data(), n, f.data());
+    keep(f.data(), 4 * n);
+    t.rotate_row(x.data(), w.data(), state.data(), n - n % 2, f.data());
+    keep(f.data(), 4 * (n - n % 2));
+    // Two rows of keys in the first piece, one in the second; values of as many features, ends of memory included.
+    std::vector<float> scores(static_cast<size_t>((3 + t.lanes - 1) / t.lanes * t.lanes)), mask(scores.size(), kMasked);
+    mask[0] = 0.5f;
+    mask[2] = -1.0f;
+    for (const float* given : {static_cast<const float*>(nullptr), static_cast<const float*>(mask.data())}) {
+      AttendParams attend = {};
+      attend.pieces[0] = {x.data(), w.data(), 0, 0, 2};
+      attend.pieces[1] = {state.data(), y.data(), n, n, 1};
+      attend.d = attend.e = n;
+      attend.query = w.data();
+      attend.factor = 0.01f;
+      attend.mask = given;
+      attend.scores = scores.data();
+      attend.out = f.data();
+      t.attend_row(attend);
+      keep(f.data(), 4 * n);
+    }
     std::vector<int32_t> powers(511);
     for (int d = 0; d < 256; ++d) powers[static_cast<size_t>(255 - d)] = (1 << 23) >> (d / 8);
     const SoftmaxParams soft = {powers.data(), 1.0 / 256, 0, 0, 0, 0, 255};

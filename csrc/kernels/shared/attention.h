@@ -1,6 +1,8 @@
-// The probabilities of attention from exact scores (numerics.md, "Attention").
+// The probabilities of attention from exact scores, and attention of float32 over a cache (numerics.md, "Attention").
 #pragma once
-#include "dynamic.h"
+#include <type_traits>
+
+#include "norm.h"
 
 namespace zeropoint {
 namespace {
@@ -47,6 +49,64 @@ int32_t attention_row(int32_t* s, int64_t n, float scale, const float* mask, uin
     sum += s[i];
   }
   return sum;
+}
+
+// z = (query . key) * factor + mask, w = exp(z - the largest z), out = (sum of w * value) / (sum of w). Products of
+// features and the w are summed in parts (norm.h), values one key after the other. Keys whose mask is kMasked are not
+// looked at; without any other the result is 0.
+template <class V>
+void attend_row(const AttendParams& p) {
+  float* z = p.scores;
+  int64_t keys = 0;
+  float largest = kMasked;
+  for (const AttendParams::Piece& piece : p.pieces)
+    for (int64_t i = 0; i < piece.n; ++i, ++keys) {
+      const float* key = piece.keys + i * piece.key_stride;
+      const float dot = sum_in_parts<V>(p.d, [&](int64_t j, int64_t left) {
+        return V::mul(load_lanes<V>(p.query + j, left), load_lanes<V>(key + j, left));
+      });
+      z[keys] = dot * p.factor;
+      if (p.mask) z[keys] = z[keys] + p.mask[keys];
+      if (p.mask && !(p.mask[keys] > kMasked)) continue;
+      largest = z[keys] > largest ? z[keys] : largest;
+    }
+  const typename V::F32 top = V::set_f32(largest);
+  for (int64_t i = 0; i < keys; i += V::kLanes)
+    store_lanes<V>(z + i, gate_exp<V>(V::sub(load_lanes<V>(z + i, keys - i), top)), keys - i);
+  if (p.mask)
+    for (int64_t i = 0; i < keys; ++i) z[i] = p.mask[i] > kMasked ? z[i] : 0.0f;
+  const float sum = sum_in_parts<V>(keys, [&](int64_t i, int64_t left) { return load_lanes<V>(z + i, left); });
+  const float rate = sum > 0.0f || sum != sum ? 1.0f / sum : 0.0f;
+  constexpr int kVectors = 4;
+  for (int64_t j = 0; j < p.e; j += kVectors * V::kLanes) {
+    const int64_t left = p.e - j;
+    const float* w = z;
+    const auto weigh = [&](auto whole) {
+      typename V::F32 acc[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) acc[v] = V::set_f32(0.0f);
+      for (const AttendParams::Piece& piece : p.pieces)
+        for (int64_t i = 0; i < piece.n; ++i, ++w) {
+          const typename V::F32 weight = V::set_f32(*w);
+          const float* value = piece.values + i * piece.value_stride + j;
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; ++v) {
+            if (!whole && v * V::kLanes >= left) break;
+            const typename V::F32 x =
+                whole ? V::load_f32(value + v * V::kLanes) : load_lanes<V>(value + v * V::kLanes, left - v * V::kLanes);
+            acc[v] = V::add(acc[v], V::mul(weight, x));
+          }
+        }
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v)
+        if (whole || v * V::kLanes < left)
+          store_lanes<V>(p.out + j + v * V::kLanes, V::mul(acc[v], V::set_f32(rate)), left - v * V::kLanes);
+    };
+    if (left >= kVectors * V::kLanes)
+      weigh(std::true_type{});
+    else
+      weigh(std::false_type{});
+  }
 }
 
 }  // namespace

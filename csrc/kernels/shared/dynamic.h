@@ -101,6 +101,15 @@ inline void store_lanes(float* p, typename V::F32 x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
+// gate * sigmoid(gate) * up.
+template <class V>
+void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; i += V::kLanes) {
+    const typename V::F32 g = load_lanes<V>(gate + i, n - i);
+    store_lanes<V>(out + i, V::mul(V::div(g, sigmoid_divisor<V>(g)), load_lanes<V>(up + i, n - i)), n - i);
+  }
+}
+
 // Sigmoids and tanhs that are multiplied share a division. The first `count` of `hidden` units; a, b: gates from the
 // input and from the state, [4 * hidden] in the order i, f, g, o.
 template <class V>

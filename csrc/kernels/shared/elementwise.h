@@ -114,6 +114,14 @@ void add_f32(const float* __restrict a, const float* __restrict b, int64_t n, bo
     for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
 }
 
+// x * cos + rotated * sin, where rotated is minus the upper half of x, then its lower half; n is even.
+void rotate_row(const float* __restrict x, const float* __restrict cos, const float* __restrict sin, int64_t n,
+                float* __restrict out) {
+  const int64_t half = n / 2;
+  for (int64_t i = 0; i < half; ++i) out[i] = x[i] * cos[i] - x[i + half] * sin[i];
+  for (int64_t i = half; i < n; ++i) out[i] = x[i] * cos[i] + x[i - half] * sin[i];
+}
+
 [[maybe_unused]] void lookup(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = table[x[i]];
 }

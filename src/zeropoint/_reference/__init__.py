@@ -4,10 +4,10 @@ Slow on purpose: integer sums are taken in float64, which is exact below 2^53, a
 docs/numerics.md is written out. Native kernels are tested to equal these bit for bit.
 """
 
-from zeropoint._reference.attention import attention
+from zeropoint._reference.attention import attention, cached_attention
 from zeropoint._reference.conv import conv2d, conv2d_pack, conv3d, conv3d_pack
 from zeropoint._reference.dynamic import linear_dynamic, rnn_dynamic
-from zeropoint._reference.elementwise import add, add_float, lookup, mul
+from zeropoint._reference.elementwise import add, add_float, lookup, mul, rotary, silu_mul
 from zeropoint._reference.grouped import linear_grouped, linear_grouped_pack
 from zeropoint._reference.linear import linear, linear_pack
 from zeropoint._reference.matmul import matmul
@@ -29,6 +29,7 @@ __all__ = [
     "add_norm",
     "attention",
     "avg_pool2d",
+    "cached_attention",
     "conv2d",
     "conv2d_pack",
     "conv3d",
@@ -52,5 +53,7 @@ __all__ = [
     "quantize_per_tensor",
     "requantize",
     "rnn_dynamic",
+    "rotary",
+    "silu_mul",
     "softmax",
 ]

@@ -1,4 +1,4 @@
-"""Reference of zeropoint::attention."""
+"""Reference of zeropoint::attention (on integers) and cached_attention (on float32)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import math
 
 import torch
 
+from zeropoint._reference.normalization import sum_in_parts
 from zeropoint._reference.quantize import exp32, f32, integer_range, round_clamp
 from zeropoint.errors import QuantizationError
 
-__all__ = ["attention"]
+__all__ = ["attention", "cached_attention"]
+
+
+def _added(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which keys a mask leaves, and what it adds to the scores; 0 where it takes the key away."""
+    added = torch.where(mask, 0.0, -math.inf).float() if mask.dtype == torch.bool else mask
+    visible = added > torch.tensor(-1e29)
+    return visible, added.clamp(max=1e30).masked_fill(~visible, 0.0)
 
 
 def attention(
@@ -60,9 +68,9 @@ def attention(
         largest = scores.masked_fill(~seen, -math.inf).amax(-1, keepdim=True)
         distances = (scores - largest).float() * multiplier
     else:
-        added = torch.where(mask, 0.0, -math.inf).float() if mask.dtype == torch.bool else mask
-        seen = seen & (added > torch.tensor(-1e29))
-        z = scores.float() * multiplier + added.clamp(max=1e30).masked_fill(~seen, 0.0)
+        visible, added = _added(mask)
+        seen = seen & visible
+        z = scores.float() * multiplier + added
         distances = (z - z.masked_fill(~seen, -math.inf).amax(-1, keepdim=True)).masked_fill(~seen, 0.0)
     p = torch.where(seen, torch.round(exp32(distances) * 255.0).double(), 0.0)
     sums = p.sum(-1, keepdim=True)
@@ -70,3 +78,53 @@ def attention(
     value = (p @ centred(v, v_zero_point)).float() * rate
     out = round_clamp(value, zero_point, *integer_range(dtype), dtype)
     return out.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def cached_attention(
+    q: torch.Tensor,
+    past_k: torch.Tensor,
+    past_v: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    factor: float,
+    mask: torch.Tensor | None = None,
+    keep_cache: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One step of a decoder: ``softmax(q [past_k, k]' * factor + mask) [past_v, v]`` of float32.
+
+    q [B, H, 1, D], past_k [B, G, S, D], past_v [B, G, S, E], k [B, G, N, D], v [B, G, N, E] to [B, H, 1, E]; ``H / G`` heads
+    of queries share one of keys. ``mask`` as in :func:`attention`. With ``keep_cache`` the joined keys and values are the
+    second and third result, else these are empty.
+
+    All in float32, each operation rounded by itself: scores are sums over features in 64 parts, times ``factor``, plus the
+    mask; ``w = exp(score - max(largest score, -1e30))``, 0 for keys that are taken away; values times ``w`` are added key by
+    key, and the sum is multiplied by ``1 / sum(w)``, which is in 64 parts, too, or by 0 where no key is left.
+    """
+    if any(t.dim() != 4 or t.dtype != torch.float32 for t in (q, past_k, past_v, k, v)):
+        raise QuantizationError("cached_attention: q, keys and values must be float32 [batch, heads, rows, features]")
+    joined = (past_k.shape[:2] == k.shape[:2] == past_v.shape[:2] == v.shape[:2] and past_k.shape[3] == k.shape[3]
+              and past_v.shape[3] == v.shape[3] and past_k.shape[2] == past_v.shape[2] and k.shape[2] == v.shape[2])  # fmt: skip
+    if not joined or q.shape[0] != k.shape[0] or q.shape[2] != 1 or q.shape[3] != k.shape[3] or q.shape[1] % k.shape[1]:
+        raise QuantizationError(
+            "cached_attention: q [B, H, 1, D], keys [B, G, rows, D] and values [B, G, rows, E], G dividing H, do not fit together"
+        )
+    keys, values = torch.cat([past_k, k], 2), torch.cat([past_v, v], 2)
+    shared = q.shape[1] // k.shape[1]
+    all_keys, all_values = keys.repeat_interleave(shared, 1), values.repeat_interleave(shared, 1)
+    products = q * all_keys
+    z = sum_in_parts(products.reshape(-1, q.shape[3])).reshape(products.shape[:3]) * f32(factor)
+    seen = torch.ones(z.shape, dtype=torch.bool, device=q.device)
+    if mask is not None:
+        visible, added = _added(mask)
+        seen = seen & visible.squeeze(2)
+        z = z + added.squeeze(2)
+    largest = z.masked_fill(~seen, -1e30).amax(-1, keepdim=True).clamp(min=-1e30)
+    w = exp32(z - largest).masked_fill(~seen, 0.0)
+    total = sum_in_parts(w.reshape(-1, w.shape[-1])).reshape(*w.shape[:2], 1)
+    out = torch.zeros(*q.shape[:2], v.shape[3], device=q.device)
+    for key in range(keys.shape[2]):
+        out = out + w[..., key, None] * all_values[:, :, key]
+    out = (out * torch.where(total == 0, 0.0, 1.0 / total)).unsqueeze(2)
+    if not keep_cache:
+        return out, torch.empty(0, device=q.device), torch.empty(0, device=q.device)
+    return out, keys, values

@@ -1,13 +1,13 @@
-"""Reference of zeropoint::add, mul and lookup."""
+"""Reference of zeropoint::add, mul and lookup, and of add_float, rotary and silu_mul on float32."""
 
 from __future__ import annotations
 
 import torch
 
-from zeropoint._reference.quantize import f32, is_channels_last, keep_layout, round_clamp
+from zeropoint._reference.quantize import exp32, f32, is_channels_last, keep_layout, round_clamp
 from zeropoint.errors import QuantizationError
 
-__all__ = ["add", "add_float", "lookup", "mul"]
+__all__ = ["add", "add_float", "lookup", "mul", "rotary", "silu_mul"]
 
 
 def _scalar(value: float, like: torch.Tensor) -> torch.Tensor:
@@ -77,3 +77,27 @@ def mul(
 def lookup(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """``table[x]`` by the byte of x: int8 -128 is entry 128."""
     return keep_layout(table[x.to(torch.int64) & 0xFF], x)
+
+
+def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """``x * cos + rotated * sin`` of float32, ``rotated`` the negative upper half of the features, then the lower half.
+
+    x [..., D], D even; cos and sin have D features and the other dimensions of x, or 1. Rotary position embedding (Su et
+    al., 2021) in the order of features that Llama has. Each operation is rounded by itself; contiguous.
+    """
+    if any(t.dtype != torch.float32 for t in (x, cos, sin)) or x.shape[-1] % 2:
+        raise QuantizationError("rotary: x, cos and sin must be float32, with an even number of features")
+    if any(t.shape[-1] != x.shape[-1] or torch.broadcast_shapes(t.shape, x.shape) != x.shape for t in (cos, sin)):
+        raise QuantizationError("rotary: cos and sin must have the features of x, and its other dimensions or 1")
+    low, high = x.chunk(2, -1)
+    return (x * cos + torch.cat([-high, low], -1) * sin).contiguous()
+
+
+def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """``gate / (1 + exp(-gate)) * up`` of float32 with the exponential of :func:`exp32`; contiguous.
+
+    The gated unit between the linear layers of a Llama (SwiGLU, Shazeer, 2020).
+    """
+    if gate.dtype != torch.float32 or up.dtype != torch.float32 or gate.shape != up.shape:
+        raise QuantizationError("silu_mul: gate and up must be float32 of the same shape")
+    return (gate / (1.0 + exp32(0.0 - gate)) * up).contiguous()

@@ -7,7 +7,7 @@ import torch
 from zeropoint._reference.quantize import f32, quantize_per_tensor, round_clamp
 from zeropoint.errors import QuantizationError
 
-__all__ = ["add_norm", "normalize", "softmax"]
+__all__ = ["add_norm", "normalize", "softmax", "sum_in_parts"]
 
 
 def normalize(
@@ -60,7 +60,7 @@ def normalize(
 _NORM_LANES = 64
 
 
-def _sum_in_parts(rows: torch.Tensor) -> torch.Tensor:
+def sum_in_parts(rows: torch.Tensor) -> torch.Tensor:
     """Of each row: part ``j`` adds elements ``j, j + 64, ...`` in this order; then halves of the parts are added."""
     padded = torch.nn.functional.pad(rows, (0, -rows.shape[1] % _NORM_LANES))
     parts = torch.zeros(rows.shape[0], _NORM_LANES, device=rows.device)
@@ -101,9 +101,9 @@ def add_norm(
             raise QuantizationError(f"add_norm: weight and bias must have {n} values, got {fixed.numel()}")
     total = x if residual is None else x + residual
     rows = total.reshape(-1, n) if n else total.reshape(0, 0)
-    mean = _sum_in_parts(rows) / n if centered and n else torch.zeros(rows.shape[0], 1, device=x.device)
+    mean = sum_in_parts(rows) / n if centered and n else torch.zeros(rows.shape[0], 1, device=x.device)
     distance = rows - mean
-    variance = _sum_in_parts(distance * distance) / max(n, 1)
+    variance = sum_in_parts(distance * distance) / max(n, 1)
     # By way of float64: torch's own square root of float32 is not always the nearest one.
     rstd = 1.0 / torch.sqrt((variance + f32(eps)).double()).float()
     value = distance * rstd

@@ -18,7 +18,7 @@ from zeropoint.graph.canonicalize import arguments
 from zeropoint.graph.constants import constant_of, is_constant
 from zeropoint.graph.rewrite import Rewriter
 
-__all__ = ["replace_attention"]
+__all__ = ["replace_attention", "share_heads"]
 
 aten = torch.ops.aten
 
@@ -115,6 +115,15 @@ def _mask(rewriter: Rewriter, scores: _Scores) -> fx.Node | None:
     return total if away is None else rewriter.call(aten.where.ScalarOther, away, total, -math.inf)
 
 
+def _transposed(rewriter: Rewriter, key: fx.Node) -> fx.Node:
+    """[..., T, D] of ``key`` [..., D, T], which mostly was that before."""
+    if key.target is aten.transpose.int:
+        dims = {d % key.meta["val"].dim() for d in key.args[1:]}
+        if dims == {key.meta["val"].dim() - 2, key.meta["val"].dim() - 1}:
+            return key.args[0]
+    return rewriter.call(aten.transpose.int, key, -1, -2)
+
+
 def replace_attention(module: fx.GraphModule, softmax: fx.Node) -> None:
     """Rewrites the attention around ``softmax``, if it is one over [batch, heads, rows, keys] or [batch, rows, keys]."""
     value = softmax.meta.get("val")
@@ -134,7 +143,7 @@ def replace_attention(module: fx.GraphModule, softmax: fx.Node) -> None:
         return
     rewriter = Rewriter(module, product)
     query, value_ = scores.query, product.args[1]
-    key = rewriter.call(aten.transpose.int, scores.key, -1, -2)
+    key = _transposed(rewriter, scores.key)
     mask = _mask(rewriter, scores)
     if value.dim() == 3:
         query, key, value_ = (rewriter.call(aten.unsqueeze.default, n, 1) for n in (query, key, value_))
@@ -145,3 +154,35 @@ def replace_attention(module: fx.GraphModule, softmax: fx.Node) -> None:
     if value.dim() == 3:
         out = rewriter.call(aten.squeeze.dim, out, 1)
     rewriter.replace(out)
+
+
+def _unshared(node: Any) -> Any:
+    """The heads of keys or values that ``node`` repeats, each for the queries that follow each other; or itself."""
+    if not isinstance(node, fx.Node):
+        return node
+    if node.target is aten.repeat_interleave.self_int:
+        a = arguments(node)
+        return a["self"] if a["dim"] in (1, -3) and isinstance(a["repeats"], int) else node
+    spread = node.args[0] if node.target in (aten.reshape.default, aten.view.default, aten.flatten.using_ints) else None
+    if not isinstance(spread, fx.Node) or spread.target is not aten.expand.default or len(spread.users) > 1:
+        return node
+    inner = spread.args[0]
+    if not isinstance(inner, fx.Node) or inner.target is not aten.unsqueeze.default or inner.args[1] not in (2, -3):
+        return node
+    heads, result = inner.args[0], node.meta["val"].shape
+    own = heads.meta["val"].shape
+    alike = len(own) == len(result) == 4 and all(str(own[i]) == str(result[i]) for i in (0, 2, 3))
+    return heads if alike and isinstance(own[1], int) and result[1] % own[1] == 0 else node
+
+
+def share_heads(module: fx.GraphModule, attention: fx.Node) -> None:
+    """Keys and values whose heads are repeated for the queries (grouped-query attention) are taken as they are."""
+    a = arguments(attention)
+    key, value = _unshared(a["key"]), _unshared(a["value"])
+    if key is a["key"] or value is a["value"] or a["enable_gqa"]:
+        return
+    if str(key.meta["val"].shape[1]) != str(value.meta["val"].shape[1]):
+        return
+    rewriter = Rewriter(module, attention)
+    given = {"dropout_p": a["dropout_p"], "is_causal": a["is_causal"], "scale": a["scale"], "enable_gqa": True}
+    rewriter.replace(rewriter.call(attention.target, a["query"], key, value, a["attn_mask"], **given))

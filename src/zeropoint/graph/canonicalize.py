@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -49,6 +50,14 @@ def _same_dtype(node: fx.Node, source: fx.Node) -> bool:
     return isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.device == b.device
 
 
+def _is_whole(node: fx.Node) -> bool:
+    """Whether a slice is all of its dimension, as ``x[:, None]`` has them."""
+    if node.target is not aten.slice.Tensor:
+        return False
+    a = arguments(node)
+    return a["start"] in (None, 0) and a["end"] in (None, sys.maxsize) and a["step"] == 1
+
+
 def _drop_identities(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
@@ -56,7 +65,11 @@ def _drop_identities(graph: fx.Graph) -> None:
         name = str(node.target)
         if name.startswith("aten._assert") or "sym_constrain_range" in name:
             graph.erase_node(node)
-        elif node.target in _IDENTITIES or (node.target in _COPIES and _same_dtype(node, node.args[0])):
+        elif (
+            node.target in _IDENTITIES
+            or _is_whole(node)
+            or (node.target in _COPIES and _same_dtype(node, node.args[0]))
+        ):
             replace_node(node, node.args[0])
 
 

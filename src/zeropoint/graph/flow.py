@@ -18,6 +18,7 @@ from zeropoint.graph.builder import source_name
 from zeropoint.graph.calibrate import Calibration
 from zeropoint.graph.canonicalize import canonicalize
 from zeropoint.graph.capture import Captured, CaptureError, capture
+from zeropoint.graph.decoder import fuse_decoder
 from zeropoint.graph.dynamic import DynamicLowering
 from zeropoint.graph.fuse import fuse
 from zeropoint.graph.lower import Lowering
@@ -49,6 +50,7 @@ def _program(
     numbers_to_tensors(module)
     if not same_bits:
         fuse_norms(module)
+        fuse_decoder(module)
     program = Program.from_graph(module)
     program.in_spec, program.out_spec = treespec_dumps(captured.in_spec), treespec_dumps(captured.out_spec)
     program.parameters, program.coverage = captured.parameters, coverage

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from zeropoint.graph.attention import replace_attention
+from zeropoint.graph.attention import replace_attention, share_heads
 from zeropoint.graph.canonicalize import arguments
 from zeropoint.graph.constants import add_constant, constant_of, is_constant
 from zeropoint.graph.norms import replace_rms_norm
@@ -112,5 +112,7 @@ def simplify(module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         if node.target in TRANSPOSED:
             replace_transposed(module, node)
+        elif node.target is aten.scaled_dot_product_attention.default:
+            share_heads(module, node)
     graph.eliminate_dead_code()
     module.recompile()

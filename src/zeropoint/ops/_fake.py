@@ -334,3 +334,29 @@ def _add_norm(
         result(keep_norm, torch.float32),
         result(dtype is not None, dtype or torch.uint8),
     )
+
+
+@_fake("cached_attention")
+def _cached_attention(
+    q: torch.Tensor,
+    past_k: torch.Tensor,
+    past_v: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    factor: float,
+    mask: torch.Tensor | None = None,
+    keep_cache: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    keys = past_k.shape[2] + k.shape[2]
+    shapes = ((*k.shape[:2], keys, k.shape[3]), (*v.shape[:2], keys, v.shape[3])) if keep_cache else ((0,), (0,))
+    return q.new_empty((*q.shape[:3], v.shape[3])), q.new_empty(shapes[0]), q.new_empty(shapes[1])
+
+
+@_fake("rotary")
+def _rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    return x.new_empty(x.shape)
+
+
+@_fake("silu_mul")
+def _silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    return gate.new_empty(gate.shape)

@@ -52,6 +52,12 @@ SCHEMAS = {
         "int v_zero_point, float factor, float scale, int zero_point, ScalarType dtype, Tensor? mask=None, bool causal=False) "
         "-> Tensor"
     ),
+    "cached_attention": (
+        "(Tensor q, Tensor past_k, Tensor past_v, Tensor k, Tensor v, float factor, Tensor? mask=None, bool keep_cache=False) "
+        "-> (Tensor, Tensor, Tensor)"
+    ),
+    "rotary": "(Tensor x, Tensor cos, Tensor sin) -> Tensor",
+    "silu_mul": "(Tensor gate, Tensor up) -> Tensor",
     "lookup": "(Tensor x, Tensor table) -> Tensor",
     "normalize": (
         "(Tensor x, int rows, Tensor? weight, Tensor? bias, int inner, float x_scale, int x_zero_point, float eps, "
