@@ -31,8 +31,9 @@ struct Epilogue {
   const uint8_t* residual = nullptr;
   int64_t residual_stride = 0;  // bytes between rows
   uint8_t residual_xor = 0;
-  float sum_mult = 0, residual_mult = 0;
-  int32_t residual_zero_point = 0, sum_zero_point = 0;
+  float sum_mult = 0, residual_mult = 0, residual_zero_point = 0;
+  float least = 0, most = 0;  // lo and hi less zero_point: what q may be before the sum
+  int32_t sum_zero_point = 0;
   uint8_t sum_lo = 0, sum_hi = 255;
   const uint8_t* table = nullptr;
   uint8_t out_xor = 0;

@@ -132,7 +132,9 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
     const double sum_inverse = 1.0 / as_f32(tail.sum_scale);
     e.residual = bytes(*tail.residual);
     e.residual_xor = sign_flip(dtype);
-    e.residual_zero_point = to_u8_domain(tail.residual_zero_point, dtype);
+    e.residual_zero_point = static_cast<float>(to_u8_domain(tail.residual_zero_point, dtype));
+    e.least = static_cast<float>(e.lo - e.zero_point);
+    e.most = static_cast<float>(e.hi - e.zero_point);
     e.sum_mult = static_cast<float>(as_f32(spec.scale) * sum_inverse);
     e.residual_mult = static_cast<float>(as_f32(tail.residual_scale) * sum_inverse);
     e.sum_zero_point = to_u8_domain(tail.sum_zero_point, spec.dtype);

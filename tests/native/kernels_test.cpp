@@ -187,7 +187,9 @@ struct Problem {
       e.residual_stride = n;
       e.sum_mult = 0.37f;
       e.residual_mult = 0.11f;
-      e.residual_zero_point = 77;
+      e.residual_zero_point = 77.0f;
+      e.least = static_cast<float>(e.lo - e.zero_point);
+      e.most = static_cast<float>(e.hi - e.zero_point);
       e.sum_zero_point = plain ? 0 : 12;
     }
     if (has_table) e.table = table.data();

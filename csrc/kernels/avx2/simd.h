@@ -21,9 +21,10 @@ struct Avx2 {
   static constexpr bool kWidenA = true;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
-  static constexpr bool kPairs = false;
+  static constexpr bool kJoins = false;
   static constexpr bool kOrders = false;  // kRowF32 goes through memory
-  using DwInput = DwWeight;               // four interleaved bytes as two pairs of int16
+  static constexpr bool kStaggers = false;
+  using DwInput = DwWeight;  // four interleaved bytes as two pairs of int16
   static constexpr int kDwBytes = 64;
   static constexpr int kDwInputBytes = 64;
   static constexpr int kDwWindow = 3;  // columns times groups of rows that fit the registers, with their weights
@@ -137,12 +138,12 @@ struct Avx2 {
   }
   // float(byte - zero_point): the bytes become the low bits of 2^23 + byte.
   template <int NV>
-  static void byte_floats(U8 bytes, int32_t zero_point, F32 (&f)[NV]) {
+  static void byte_floats(U8 bytes, float zero_point, F32 (&f)[NV]) {
     const __m256i none = _mm256_setzero_si256(), high = _mm256_set1_epi16(0x4B00);
     const __m256i lo = _mm256_unpacklo_epi8(bytes, none), hi = _mm256_unpackhi_epi8(bytes, none);
     const __m256i all[4] = {_mm256_unpacklo_epi16(lo, high), _mm256_unpackhi_epi16(lo, high),
                             _mm256_unpacklo_epi16(hi, high), _mm256_unpackhi_epi16(hi, high)};
-    const __m256 zero = _mm256_set1_ps(8388608.0f + static_cast<float>(zero_point));
+    const __m256 zero = _mm256_set1_ps(8388608.0f + zero_point);
     for (int v = 0; v < NV; ++v) f[v] = _mm256_sub_ps(_mm256_castsi256_ps(all[v]), zero);
   }
   // Gathers the low 4 * NV bytes of both 128-bit lanes, or spreads them.

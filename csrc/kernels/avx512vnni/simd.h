@@ -72,6 +72,7 @@ struct Avx512Vnni {
   static I32 mul_i32(I32 a, I32 b) { return _mm512_mullo_epi32(a, b); }
   // Panel order to column order (epilogue.h): a 4 by 4 transposition of blocks of four lanes.
   static constexpr bool kOrders = true;
+  static constexpr bool kStaggers = true;
   static void order(const I32 (&x)[4], I32 (&y)[4]) {
     const __m512i a = _mm512_shuffle_i32x4(x[0], x[1], 0x44), b = _mm512_shuffle_i32x4(x[0], x[1], 0xEE);
     const __m512i c = _mm512_shuffle_i32x4(x[2], x[3], 0x44), d = _mm512_shuffle_i32x4(x[2], x[3], 0xEE);
@@ -159,12 +160,12 @@ struct Avx512Vnni {
   }
   // float(byte - zero_point): the bytes become the low bits of 2^23 + byte.
   template <int NV>
-  static void byte_floats(U8 bytes, int32_t zero_point, F32 (&f)[NV]) {
+  static void byte_floats(U8 bytes, float zero_point, F32 (&f)[NV]) {
     const __m512i none = _mm512_setzero_si512(), high = _mm512_set1_epi16(0x4B00);
     const __m512i lo = _mm512_unpacklo_epi8(bytes, none), hi = _mm512_unpackhi_epi8(bytes, none);
     const __m512i all[4] = {_mm512_unpacklo_epi16(lo, high), _mm512_unpackhi_epi16(lo, high),
                             _mm512_unpacklo_epi16(hi, high), _mm512_unpackhi_epi16(hi, high)};
-    const __m512 zero = _mm512_set1_ps(8388608.0f + static_cast<float>(zero_point));
+    const __m512 zero = _mm512_set1_ps(8388608.0f + zero_point);
     for (int v = 0; v < NV; ++v) f[v] = _mm512_sub_ps(_mm512_castsi512_ps(all[v]), zero);
   }
   static __mmask64 first(int count) { return count >= 64 ? ~0ULL : (1ULL << count) - 1; }
@@ -186,12 +187,63 @@ struct Avx512Vnni {
       _mm512_mask_storeu_epi8(p, first(count), bytes);
     }
   }
-  // Two rows of two vectors each, narrowed together: every other 8 bytes are the second row's.
-  static constexpr bool kPairs = true;
-  static void store_pair(uint8_t* a, uint8_t* b, U8 bytes) {
-    bytes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), bytes);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(a), _mm512_castsi512_si256(bytes));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(b), _mm512_extracti64x4_epi64(bytes, 1));
+  // Four rows of one vector or two of two, narrowed together: of each 128-bit lane, a row has every fourth 4 or every
+  // second 8 bytes. `cols` is 8 or 16, 24 or 32.
+  static constexpr bool kJoins = true;
+  template <int NV>
+  static __m512i row_order() {
+    return NV == 2 ? _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)
+                   : _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  }
+  template <int NV>
+  static void store_joined(uint8_t* out, int64_t stride, const int64_t (&places)[4 / NV], int cols, U8 bytes) {
+    bytes = _mm512_permutexvar_epi32(row_order<NV>(), bytes);
+    if constexpr (NV == 2) {
+      const __m256i rows[2] = {_mm512_castsi512_si256(bytes), _mm512_extracti64x4_epi64(bytes, 1)};
+#pragma GCC unroll 2
+      for (int r = 0; r < 2; ++r) {
+        uint8_t* p = out + places[r] * stride;
+        if (cols == 32) {
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rows[r]);
+        } else {
+          _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(rows[r]));
+          _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 16), _mm256_extracti128_si256(rows[r], 1));
+        }
+      }
+    } else {
+      const __m128i rows[4] = {_mm512_castsi512_si128(bytes), _mm512_extracti32x4_epi32(bytes, 1),
+                               _mm512_extracti32x4_epi32(bytes, 2), _mm512_extracti32x4_epi32(bytes, 3)};
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; ++r) {
+        auto* p = reinterpret_cast<__m128i*>(out + places[r] * stride);
+        if (cols == 16)
+          _mm_storeu_si128(p, rows[r]);
+        else
+          _mm_storel_epi64(p, rows[r]);
+      }
+    }
+  }
+  template <int NV>
+  static U8 load_joined(const uint8_t* from, int64_t stride, const int64_t (&places)[4 / NV], int cols) {
+    U8 bytes;
+    if constexpr (NV == 2) {
+      const auto row = [&](int r) {
+        const auto* p = reinterpret_cast<const __m128i*>(from + places[r] * stride);
+        if (cols == 32) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+        return _mm256_set_m128i(_mm_loadl_epi64(p + 1), _mm_loadu_si128(p));
+      };
+      bytes = _mm512_inserti64x4(_mm512_castsi256_si512(row(0)), row(1), 1);
+    } else {
+      const auto row = [&](int r) {
+        const auto* p = reinterpret_cast<const __m128i*>(from + places[r] * stride);
+        return cols == 16 ? _mm_loadu_si128(p) : _mm_loadl_epi64(p);
+      };
+      bytes = _mm512_inserti32x4(
+          _mm512_inserti32x4(_mm512_inserti32x4(_mm512_castsi128_si512(row(0)), row(1), 1), row(2), 2), row(3), 3);
+    }
+    const __m512i back = NV == 2 ? _mm512_setr_epi32(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)
+                                 : row_order<1>();  // a transposition is its own inverse
+    return _mm512_permutexvar_epi32(back, bytes);
   }
   template <int NV>
   static U8 load_u8(const uint8_t* p, int count) {

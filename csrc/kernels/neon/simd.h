@@ -21,8 +21,9 @@ struct Neon {
   static constexpr bool kWidenA = false;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
-  static constexpr bool kPairs = false;
+  static constexpr bool kJoins = false;
   static constexpr bool kOrders = true;
+  static constexpr bool kStaggers = false;
   static constexpr int kDwBytes = 16;
   static constexpr int kDwInputBytes = 16;
   static constexpr int kDwWindow = 14;  // columns times groups of rows that fit the registers, with their weights
@@ -121,11 +122,11 @@ struct Neon {
     return Plain ? bytes : vminq_u8(vmaxq_u8(bytes, vdupq_n_u8(lo)), vdupq_n_u8(hi));
   }
   template <int NV>
-  static void byte_floats(U8 bytes, int32_t zero_point, F32 (&f)[NV]) {
+  static void byte_floats(U8 bytes, float zero_point, F32 (&f)[NV]) {
     const uint16x8_t lo = vmovl_u8(vget_low_u8(bytes)), hi = vmovl_u8(vget_high_u8(bytes));
     const uint32x4_t all[4] = {vmovl_u16(vget_low_u16(lo)), vmovl_u16(vget_high_u16(lo)), vmovl_u16(vget_low_u16(hi)),
                                vmovl_u16(vget_high_u16(hi))};
-    const F32 zero = vdupq_n_f32(static_cast<float>(zero_point));
+    const F32 zero = vdupq_n_f32(zero_point);
     for (int v = 0; v < NV; ++v) f[v] = vsubq_f32(vcvtq_f32_u32(all[v]), zero);
   }
   template <int NV>

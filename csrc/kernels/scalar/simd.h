@@ -25,8 +25,9 @@ struct Scalar {
   static constexpr bool kWidenA = true;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
-  static constexpr bool kPairs = false;
+  static constexpr bool kJoins = false;
   static constexpr bool kOrders = false;  // kRowF32 goes through memory
+  static constexpr bool kStaggers = false;
   using DwInput = I32;
   static constexpr int kDwBytes = 32;
   static constexpr int kDwInputBytes = 16;
@@ -215,9 +216,9 @@ struct Scalar {
     return r;
   }
   template <int NV>
-  static void byte_floats(U8 bytes, int32_t zero_point, F32 (&f)[NV]) {
+  static void byte_floats(U8 bytes, float zero_point, F32 (&f)[NV]) {
     for (int v = 0; v < NV; ++v)
-      f[v] = each_f32([&](int i) { return static_cast<float>(bytes.byte[4 * v + i] - zero_point); });
+      f[v] = each_f32([&](int i) { return static_cast<float>(bytes.byte[4 * v + i]) - zero_point; });
   }
   template <int NV>
   static void store_u8(uint8_t* p, U8 bytes, int count) {

@@ -26,13 +26,10 @@ inline typename V::I32 rounded(typename V::F32 x) {
 // The sum with the residual, of values that are not rounded yet: it sees what an unfused layer would have stored, less
 // its zero point. Rounding what was clamped to integers is clamping what was rounded.
 template <class V, int NV, bool Bounded, bool Plain>
-inline typename V::U8 with_residual(const Epilogue& e, const typename V::F32 (&x)[NV], const uint8_t* residual,
-                                    int cols) {
+inline typename V::U8 with_residual(const Epilogue& e, const typename V::F32 (&x)[NV], typename V::U8 residual) {
   typename V::F32 r[NV];
-  V::template byte_floats<NV>(V::flip(V::template load_u8<NV>(residual, cols), e.residual_xor), e.residual_zero_point,
-                              r);
-  const typename V::F32 lo = V::set_f32(static_cast<float>(e.lo - e.zero_point)),
-                        hi = V::set_f32(static_cast<float>(e.hi - e.zero_point)), qm = V::set_f32(e.sum_mult),
+  V::template byte_floats<NV>(V::flip(residual, e.residual_xor), e.residual_zero_point, r);
+  const typename V::F32 lo = V::set_f32(e.least), hi = V::set_f32(e.most), qm = V::set_f32(e.sum_mult),
                         rm = V::set_f32(e.residual_mult);
   typename V::I32 q[NV];
 #pragma GCC unroll 8
@@ -54,18 +51,32 @@ __attribute__((always_inline)) inline void store_rows(const Epilogue& e, typenam
     mult[v] = V::load_f32(e.mult + slot + v * V::kLanes);
     bias[v] = V::load_f32(e.bias + slot + v * V::kLanes);
   }
-  if constexpr (NV == 2 && MR % 2 == 0 && V::kPairs) {
-    if (cols == 2 * V::kLanes && !residual) {  // two rows of half a register each share what follows
+  if constexpr (NV <= 2 && MR > 1 && V::kJoins) {
+    if (cols % 8 == 0) {  // rows of half or a quarter of a register share what follows; the last may come twice
+      constexpr int kRows = 4 / NV;
 #pragma GCC unroll 4
-      for (int r = 0; r < MR; r += 2) {
-        typename V::I32 q[4];
+      for (int first = 0; first < MR; first += kRows) {
+        int64_t place[kRows];
+        typename V::F32 x[4];
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i)
-          q[i] = rounded<V, Bounded>(V::add(V::mul(V::to_f32(acc[r + i / 2][i % 2]), mult[i % 2]), bias[i % 2]));
-        typename V::U8 bytes = V::template narrow<4, Plain>(q, e.zero_point, e.lo, e.hi);
+        for (int i = 0; i < 4; ++i) {
+          const int r = first + i / NV < MR ? first + i / NV : MR - 1;
+          place[i / NV] = places[r];
+          x[i] = V::add(V::mul(V::to_f32(acc[r][i % NV]), mult[i % NV]), bias[i % NV]);
+        }
+        typename V::U8 bytes;
+        if (residual) {
+          bytes = with_residual<V, 4, Bounded, Plain>(
+              e, x, V::template load_joined<NV>(residual, e.residual_stride, place, cols));
+        } else {
+          typename V::I32 q[4];
+#pragma GCC unroll 4
+          for (int i = 0; i < 4; ++i) q[i] = rounded<V, Bounded>(x[i]);
+          bytes = V::template narrow<4, Plain>(q, e.zero_point, e.lo, e.hi);
+        }
         if (!Plain && e.table) bytes = V::lookup(bytes, e.table);
         if (!Plain) bytes = V::flip(bytes, e.out_xor);
-        V::store_pair(out + places[r] * out_stride, out + places[r + 1] * out_stride, bytes);
+        V::template store_joined<NV>(out, out_stride, place, cols, bytes);
       }
       return;
     }
@@ -77,7 +88,8 @@ __attribute__((always_inline)) inline void store_rows(const Epilogue& e, typenam
     for (int v = 0; v < NV; ++v) x[v] = V::add(V::mul(V::to_f32(acc[r][v]), mult[v]), bias[v]);
     typename V::U8 bytes;
     if (residual) {
-      bytes = with_residual<V, NV, Bounded, Plain>(e, x, residual + places[r] * e.residual_stride, cols);
+      bytes = with_residual<V, NV, Bounded, Plain>(
+          e, x, V::template load_u8<NV>(residual + places[r] * e.residual_stride, cols));
     } else {
       typename V::I32 q[NV];
 #pragma GCC unroll 8

@@ -5,6 +5,9 @@
 // Loop order: a chunk of rows, then panels of B, then register tiles. The pointers of a chunk are
 // computed once and reused by all panels; a panel of B streams from L1 or L2 for each register tile.
 #pragma once
+#include <type_traits>
+#include <utility>
+
 #include "epilogue.h"
 
 namespace zeropoint {
@@ -272,6 +275,117 @@ void tile_panel(int vectors, const IgemmParams& p, const Tile& work, int64_t gro
   return tile_rows<V, 1>(p, work, groups, b, col);
 }
 
+// f(0), f(1), ... with numbers that are known to the compiler.
+template <int Count, class F>
+__attribute__((always_inline)) inline void each_part(const F& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, I>{}), ...);
+  }
+  (std::make_integer_sequence<int, Count>{});
+}
+
+// Products of few terms, whose epilogue takes about as long: of tiles of half the height, the one before waits in
+// registers, and a part of its rows is finished after each part of the products of the next. Multiplier and epilogue
+// need other units of the core, but more of the program lies between them than it can look ahead. Where a tile's rows
+// are no multiple of the height, the last one is done again.
+template <class V, int NV, bool Plain, bool Residual>
+void staggered_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int64_t groups, const uint8_t* panel,
+                     int64_t col) {
+  constexpr int kHeight = NV > 2 ? kMaxRows / 2 : kMaxRows;
+  constexpr int kShare = NV > 2 ? 1 : 4 / NV, kParts = (kHeight + kShare - 1) / kShare;  // rows of a part; parts
+  constexpr int64_t kStep = NV * V::kLanes * 4;
+  const int64_t left = p.n - col, out_stride = p.out_stride;
+  const int cols = left < NV * V::kLanes ? static_cast<int>(left) : NV * V::kLanes;
+  uint8_t* out = static_cast<uint8_t*>(p.out) + col;
+  typename V::I32 acc[kHeight][NV], before[kHeight][NV];
+  int64_t places[kHeight];
+  bool waiting = false;
+  const auto finish = [&](auto number) __attribute__((always_inline)) {
+    constexpr int kFirst = decltype(number)::value * kShare;
+    constexpr int kRows = kFirst + kShare <= kHeight ? kShare : kHeight - kFirst;
+    if (!waiting) return;
+    // Read anew: constants kept in registers would push the sums out of them.
+    const Epilogue* again = &p.epilogue;
+    __asm__ volatile("" : "+r"(again));
+    const Epilogue& e = *again;
+    if (e.table) __builtin_unreachable();
+    const uint8_t* residual = nullptr;
+    if constexpr (Residual) {
+      residual = e.residual + col;
+      if (!residual) __builtin_unreachable();
+    }
+    typename V::I32 part[kRows][NV];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) part[r][v] = before[kFirst + r][v];
+    store_rows<V, kRows, NV, true, Plain>(e, part, col, out, out_stride, cols, residual, places + kFirst);
+  };
+  const auto multiply = [&](const uint8_t* const(&a)[kHeight], const uint8_t*& b, int64_t g, int64_t end)
+      __attribute__((always_inline)) {
+    for (; g < end; ++g) {
+      typename V::I32 bv[NV];
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) bv[v] = V::load_i32(reinterpret_cast<const int32_t*>(b) + v * V::kLanes);
+      b += kStep;
+#pragma GCC unroll 8
+      for (int r = 0; r < kHeight; ++r) {
+        const typename V::I32 av = V::broadcast_a(a[r] + 4 * g);
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v) acc[r][v] = V::dot(acc[r][v], av, bv[v]);
+      }
+    }
+  };
+  for (int64_t i = 0; i < count; ++i) {
+    const Tile& work = tiles[i];
+    for (int first = 0; first < work.rows; first += kHeight) {
+      int rows[kHeight];
+#pragma GCC unroll 8
+      for (int r = 0; r < kHeight; ++r) rows[r] = first + r < work.rows ? first + r : work.rows - 1;
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) {
+        const typename V::I32 init = V::load_i32(p.epilogue.init + col + v * V::kLanes);
+#pragma GCC unroll 8
+        for (int r = 0; r < kHeight; ++r) acc[r][v] = init;
+      }
+      const uint8_t* a[kHeight];
+      const auto take = [&](int64_t t) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+        for (int r = 0; r < kHeight; ++r)
+          a[r] = work.offsets ? work.pointers[rows[r]] + work.offsets[t] : work.pointers[t * kMaxRows + rows[r]];
+        return panel + (work.kept ? work.kept[t] : t) * groups * kStep;
+      };
+      const int64_t share = (work.taps == 1 ? groups : work.taps) / kParts;
+      if (work.taps == 1) {
+        const uint8_t* b = take(0);
+        each_part<kParts>([&](auto number) __attribute__((always_inline)) {
+          constexpr int kPart = decltype(number)::value;
+          multiply(a, b, kPart * share, kPart + 1 < kParts ? (kPart + 1) * share : groups);
+          finish(number);
+        });
+      } else {
+        int64_t t = 0;
+        each_part<kParts>([&](auto number) __attribute__((always_inline)) {
+          constexpr int kPart = decltype(number)::value;
+          for (const int64_t end = kPart + 1 < kParts ? (kPart + 1) * share : work.taps; t < end; ++t) {
+            const uint8_t* b = take(t);
+            multiply(a, b, 0, groups);
+          }
+          finish(number);
+        });
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < kHeight; ++r) {
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v) before[r][v] = acc[r][v];
+        places[r] = work.places[rows[r]];
+      }
+      waiting = true;
+    }
+  }
+  each_part<kParts>(finish);
+}
+
 constexpr int64_t kChunkTiles = 8;
 constexpr int64_t kChunkRows = kChunkTiles * kMaxRows;
 
@@ -283,6 +397,39 @@ size_t igemm_scratch(const IgemmParams& p) {
   return bytes;
 }
 
+template <class V, int NV>
+void staggered_kind(const IgemmParams& p, const Tile* tiles, int64_t count, int64_t groups, const uint8_t* b,
+                    int64_t col) {
+  if (p.epilogue.plain && p.epilogue.residual)
+    return staggered_tiles<V, NV, true, true>(p, tiles, count, groups, b, col);
+  if (p.epilogue.plain) return staggered_tiles<V, NV, true, false>(p, tiles, count, groups, b, col);
+  if (p.epilogue.residual) return staggered_tiles<V, NV, false, true>(p, tiles, count, groups, b, col);
+  return staggered_tiles<V, NV, false, false>(p, tiles, count, groups, b, col);
+}
+
+template <class V>
+void staggered_panel(int vectors, const IgemmParams& p, const Tile* tiles, int64_t count, int64_t groups,
+                     const uint8_t* b, int64_t col) {
+  switch (vectors) {
+    case 1:
+      return staggered_kind<V, 1>(p, tiles, count, groups, b, col);
+    case 2:
+      return staggered_kind<V, 2>(p, tiles, count, groups, b, col);
+    case 3:
+      return staggered_kind<V, 3>(p, tiles, count, groups, b, col);
+    default:
+      return staggered_kind<V, 4>(p, tiles, count, groups, b, col);
+  }
+}
+
+constexpr int64_t kStaggeredTerms = 1024;
+
+inline bool stagger(const IgemmParams& p, int64_t tiles, int64_t groups) {
+  const Epilogue& e = p.epilogue;
+  return e.output == Epilogue::Output::kU8 && e.bounded && !e.table && !e.row_init && tiles > 1 &&
+         p.taps * groups * 4 <= kStaggeredTerms;
+}
+
 // All panels of a chunk of tiles.
 template <class V>
 void multiply_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int64_t groups, int64_t panel0,
@@ -291,6 +438,12 @@ void multiply_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int6
   for (int64_t panel = panel0; panel < panel1; ++panel) {
     const int64_t col = panel * panel_cols, left = p.n - col;
     const int vectors = left >= panel_cols ? V::kPanelVectors : static_cast<int>(ceil_div(left, V::kLanes));
+    if constexpr (V::kStaggers) {
+      if (stagger(p, count, groups)) {
+        staggered_panel<V>(vectors, p, tiles, count, groups, p.b + panel * panel_bytes, col);
+        continue;
+      }
+    }
     for (int64_t i = 0; i < count; ++i) tile_panel<V>(vectors, p, tiles[i], groups, p.b + panel * panel_bytes, col);
   }
 }
