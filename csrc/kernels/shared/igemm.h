@@ -422,7 +422,7 @@ void staggered_panel(int vectors, const IgemmParams& p, const Tile* tiles, int64
   }
 }
 
-constexpr int64_t kStaggeredTerms = 1024;
+constexpr int64_t kStaggeredTerms = 512;
 
 inline bool stagger(const IgemmParams& p, int64_t tiles, int64_t groups) {
   const Epilogue& e = p.epilogue;
