@@ -284,10 +284,10 @@ __attribute__((always_inline)) inline void each_part(const F& f) {
   (std::make_integer_sequence<int, Count>{});
 }
 
-// Products of few terms, whose epilogue takes about as long: of tiles of half the height, the one before waits in
-// registers, and a part of its rows is finished after each part of the products of the next. Multiplier and epilogue
-// need other units of the core, but more of the program lies between them than it can look ahead. Where a tile's rows
-// are no multiple of the height, the last one is done again.
+// Products of few terms (and one tap), whose epilogue takes about as long: of tiles of half the height, the one before
+// waits in registers, and a part of its rows is finished after each part of the products of the next. Multiplier and
+// epilogue need other units of the core, but more of the program lies between them than it can look ahead. Where a
+// tile's rows are no multiple of the height, the last one is done again.
 template <class V, int NV, bool Plain, bool Residual>
 void staggered_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int64_t groups, const uint8_t* panel,
                      int64_t col) {
@@ -348,32 +348,14 @@ void staggered_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int
 #pragma GCC unroll 8
         for (int r = 0; r < kHeight; ++r) acc[r][v] = init;
       }
-      const uint8_t* a[kHeight];
-      const auto take = [&](int64_t t) __attribute__((always_inline)) {
+      const uint8_t *a[kHeight], *b = panel;
 #pragma GCC unroll 8
-        for (int r = 0; r < kHeight; ++r)
-          a[r] = work.offsets ? work.pointers[rows[r]] + work.offsets[t] : work.pointers[t * kMaxRows + rows[r]];
-        return panel + (work.kept ? work.kept[t] : t) * groups * kStep;
-      };
-      const int64_t share = (work.taps == 1 ? groups : work.taps) / kParts;
-      if (work.taps == 1) {
-        const uint8_t* b = take(0);
-        each_part<kParts>([&](auto number) __attribute__((always_inline)) {
-          constexpr int kPart = decltype(number)::value;
-          multiply(a, b, kPart * share, kPart + 1 < kParts ? (kPart + 1) * share : groups);
-          finish(number);
-        });
-      } else {
-        int64_t t = 0;
-        each_part<kParts>([&](auto number) __attribute__((always_inline)) {
-          constexpr int kPart = decltype(number)::value;
-          for (const int64_t end = kPart + 1 < kParts ? (kPart + 1) * share : work.taps; t < end; ++t) {
-            const uint8_t* b = take(t);
-            multiply(a, b, 0, groups);
-          }
-          finish(number);
-        });
-      }
+      for (int r = 0; r < kHeight; ++r) a[r] = work.pointers[rows[r]] + (work.offsets ? work.offsets[0] : 0);
+      each_part<kParts>([&](auto number) __attribute__((always_inline)) {
+        constexpr int kPart = decltype(number)::value;
+        multiply(a, b, kPart * (groups / kParts), kPart + 1 < kParts ? (kPart + 1) * (groups / kParts) : groups);
+        finish(number);
+      });
 #pragma GCC unroll 8
       for (int r = 0; r < kHeight; ++r) {
 #pragma GCC unroll 8
@@ -426,8 +408,8 @@ constexpr int64_t kStaggeredTerms = 512;
 
 inline bool stagger(const IgemmParams& p, int64_t tiles, int64_t groups) {
   const Epilogue& e = p.epilogue;
-  return e.output == Epilogue::Output::kU8 && e.bounded && !e.table && !e.row_init && tiles > 1 &&
-         p.taps * groups * 4 <= kStaggeredTerms;
+  return e.output == Epilogue::Output::kU8 && e.bounded && !e.table && !e.row_init && tiles > 1 && p.taps == 1 &&
+         p.taps == 1 && groups * 4 <= kStaggeredTerms;
 }
 
 // All panels of a chunk of tiles.
