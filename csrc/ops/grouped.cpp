@@ -14,11 +14,17 @@ namespace {
 
 bool is_float(ScalarType t) { return t == ScalarType::Float || t == ScalarType::BFloat16 || t == ScalarType::Half; }
 
+bool is_paired(const Tensor& weight) { return weight.scalar_type() == ScalarType::Byte; }
+
+int64_t in_features(const Tensor& weight) { return is_paired(weight) ? 2 * weight.size(1) : weight.size(1); }
+
 void check_groups(const char* what, const Tensor& weight, const Tensor& scale, const OptionalTensor& zero_point,
-                  int64_t group_size) {
-  ZP_REQUIRE(weight.dim() == 2 && weight.scalar_type() == ScalarType::Char && weight.size(1) > 0,
-             std::string(what) + ": weight must be int8 [out_features, in_features]");
-  const int64_t groups = group_size > 0 ? (weight.size(1) + group_size - 1) / group_size : 0;
+                  int64_t group_size, int64_t bits) {
+  ZP_REQUIRE(
+      weight.dim() == 2 && is_byte(weight) && weight.size(1) > 0 && (bits == 4 || !is_paired(weight)),
+      std::string(what) +
+          ": weight must be int8 [out_features, in_features], or of 4 bits uint8 [out_features, in_features / 2]");
+  const int64_t groups = group_size > 0 ? (in_features(weight) + group_size - 1) / group_size : 0;
   ZP_REQUIRE(scale.scalar_type() == ScalarType::Float && scale.is_contiguous() && scale.dim() == 2 &&
                  scale.size(0) == weight.size(0) && (scale.size(1) == 1 || scale.size(1) == groups),
              std::string(what) + ": w_scale must be contiguous float32 [out_features, 1 or " + std::to_string(groups) +
@@ -32,11 +38,11 @@ void check_groups(const char* what, const Tensor& weight, const Tensor& scale, c
 
 Tensor linear_grouped_pack(Tensor weight, Tensor w_scale, OptionalTensor w_zero_point, int64_t group_size,
                            int64_t w_bits) {
-  check_groups("linear_grouped_pack", weight, w_scale, w_zero_point, group_size);
-  const GroupedHeader h = plan_grouped(weight.size(0), weight.size(1), w_bits, group_size, w_scale.size(1) > 1,
+  check_groups("linear_grouped_pack", weight, w_scale, w_zero_point, group_size, w_bits);
+  const GroupedHeader h = plan_grouped(weight.size(0), in_features(weight), w_bits, group_size, w_scale.size(1) > 1,
                                        w_zero_point.has_value(), kernels());
   Tensor blob = empty_contiguous({h.total_bytes}, ScalarType::Byte);
-  pack_grouped(h, static_cast<const int8_t*>(weight.data_ptr()), weight.stride(0), weight.stride(1),
+  pack_grouped(h, bytes(weight), is_paired(weight), weight.stride(0), weight.stride(1),
                static_cast<const float*>(w_scale.data_ptr()),
                w_zero_point ? static_cast<const float*>(w_zero_point->data_ptr()) : nullptr, bytes(blob));
   return blob;
@@ -67,8 +73,8 @@ Tensor linear_grouped(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, Op
   ZP_REQUIRE(x_bits == 8 || x_bits == 15,
              "linear_grouped: activations have 8 or 15 bits, got " + std::to_string(x_bits));
   const GroupedHeader& h = read_grouped(bytes(packed), packed.numel(), kernel, what);
-  check_groups(what, weight, w_scale, w_zero_point, group_size);
-  ZP_REQUIRE(h.n == weight.size(0) && h.k == weight.size(1) && h.group_size == group_size && h.bits == w_bits &&
+  check_groups(what, weight, w_scale, w_zero_point, group_size, w_bits);
+  ZP_REQUIRE(h.n == weight.size(0) && h.k == in_features(weight) && h.group_size == group_size && h.bits == w_bits &&
                  (h.group_scales != 0) == (w_scale.size(1) > 1) && (h.zero_points != 0) == w_zero_point.has_value(),
              "linear_grouped: weight and packed disagree in shape, bits or groups");
   ZP_REQUIRE(x.size(-1) == h.k, "linear_grouped: x has " + std::to_string(x.size(-1)) +

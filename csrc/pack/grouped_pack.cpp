@@ -41,8 +41,8 @@ GroupedHeader plan_grouped(int64_t n, int64_t k, int64_t bits, int64_t group_siz
   return h;
 }
 
-void pack_grouped(const GroupedHeader& h, const int8_t* weight, int64_t stride_n, int64_t stride_k, const float* scale,
-                  const float* zero_point, uint8_t* blob) {
+void pack_grouped(const GroupedHeader& h, const uint8_t* weight, bool paired, int64_t stride_n, int64_t stride_k,
+                  const float* scale, const float* zero_point, uint8_t* blob) {
   std::memset(blob, 0, static_cast<size_t>(h.total_bytes));
   std::memcpy(blob, &h, sizeof h);
   uint8_t* at = blob + kGroupedDataOffset;
@@ -62,9 +62,10 @@ void pack_grouped(const GroupedHeader& h, const int8_t* weight, int64_t stride_n
       const int64_t end = std::min(h.k_padded(), (g + 1) * h.group_size);
       for (int64_t k = g * h.group_size; k < end; k += step, at += columns * 4)
         for (int64_t c = 0; c < real; ++c) {
-          const int8_t* row = weight + (first + c) * stride_n;
+          const uint8_t* row = weight + (first + c) * stride_n;
           for (int64_t i = 0; i < step && k + i < h.k; ++i) {
-            const int32_t w = row[(k + i) * stride_k];
+            const int32_t w = paired ? (row[(k + i) / 2 * stride_k] >> (k + i) % 2 * 4 & 15) - 8
+                                     : static_cast<int8_t>(row[(k + i) * stride_k]);
             if (h.bits == 4 && (w < -8 || w > 7))
               throw std::invalid_argument("linear_grouped_pack: weights of 4 bits lie in [-8, 7], got " +
                                           std::to_string(w));

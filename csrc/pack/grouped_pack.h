@@ -25,9 +25,10 @@ constexpr int64_t kGroupedDataOffset = 128;
 // Throws std::invalid_argument: bits, group size, or (4 bits) weights outside [-8, 7].
 GroupedHeader plan_grouped(int64_t n, int64_t k, int64_t bits, int64_t group_size, bool group_scales, bool zero_points,
                            const KernelTable&);
-// weight int8 [n, k] with strides; scale and zero_point [n, groups], read where the header says there are any.
-void pack_grouped(const GroupedHeader&, const int8_t* weight, int64_t stride_n, int64_t stride_k, const float* scale,
-                  const float* zero_point, uint8_t* blob);
+// weight int8 [n, k] with strides, or `paired`: uint8 [n, k / 2], two weights of 4 bits plus 8 in a byte, the first in
+// the low bits; scale and zero_point [n, groups], read where the header says there are any.
+void pack_grouped(const GroupedHeader&, const uint8_t* weight, bool paired, int64_t stride_n, int64_t stride_k,
+                  const float* scale, const float* zero_point, uint8_t* blob);
 const GroupedHeader& read_grouped(const uint8_t* blob, int64_t bytes, const KernelTable&, const char* what);
 
 }  // namespace zeropoint

@@ -77,6 +77,24 @@ class Others(nn.Module):
         return self.volume(y.unsqueeze(1))
 
 
+class Step(nn.Module):
+    """A decoder's: rotary embedding, attention over a cache, gated units, weights of 4 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.gate, self.up, self.down = (
+            nn.Linear(*s, bias=False) for s in ((8, 24), (8, 16), (8, 16), (16, 8))
+        )
+
+    def forward(self, x: torch.Tensor, keys: torch.Tensor, angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        q, k, v = (t.unflatten(2, (2, 4)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+        low, high = q.chunk(2, -1)
+        q = q * angles.cos() + torch.cat([-high, low], -1) * angles.sin()
+        joined = torch.cat([keys, k], 2)
+        y = nn.functional.scaled_dot_product_attention(q, joined, torch.cat([keys, v], 2)).transpose(1, 2).flatten(2)
+        return self.down(nn.functional.silu(self.gate(y)) * self.up(y)), joined
+
+
 def numbers_in(tree: object, path: tuple = ()) -> list[tuple]:
     """Paths to the numbers of a JSON tree."""
     if isinstance(tree, dict):
@@ -156,12 +174,14 @@ def main() -> int:
     torch.manual_seed(0)
     torch.set_num_threads(2)
     images = torch.randn(2, 3, 8, 8)
-    inputs = [images, images, torch.randn(4, 2, 6), torch.randint(0, 20, (2, 6))]
+    step = (torch.randn(2, 1, 8), torch.randn(2, 2, 5, 4), torch.randn(4))
+    inputs = [(images,), (images,), (torch.randn(4, 2, 6),), (torch.randint(0, 20, (2, 6)),), step]
     programs = [
         zp.quantize(Network().eval(), [images]),
         zp.quantize(Network().eval(), dynamic=True, example=images),
-        zp.quantize(Recurrent().eval(), dynamic=True, example=inputs[2]),
-        zp.quantize(Others().eval(), [inputs[3]]),
+        zp.quantize(Recurrent().eval(), dynamic=True, example=inputs[2][0]),
+        zp.quantize(Others().eval(), [inputs[3][0]]),
+        zp.quantize(Step().eval(), weight_bits=4, example=step),
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.zp")
@@ -187,8 +207,8 @@ def main() -> int:
                 counts["load"] += 1
             else:
                 try:
-                    loaded(inputs[which])
-                    loaded(inputs[which])
+                    loaded(*inputs[which])
+                    loaded(*inputs[which])
                     counts["ran"] += 1
                 except (
                     QuantizationError,

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import zeropoint as zp
+from zeropoint import ops
 from zeropoint.analysis import sqnr
 from zeropoint.errors import QuantizationError
 from zeropoint.quantization import quantize_weight_only
@@ -183,6 +184,30 @@ def test_weights_only_in_one_call(bits):
     given = zp.quantize(swapped.eval(), dynamic=True, example=x)
     assert torch.equal(given(x), program(x))
     assert all(row[2] == "int8" for row in given.layer_coverage() if "linear_grouped" in row[1])
+
+
+def test_weights_of_four_bits_are_two_to_a_byte(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 320, bias=False), nn.Linear(320, 33, bias=False), nn.Linear(33, 4, bias=False))
+    x = torch.randn(3, 256)
+    program = zp.quantize(model.eval(), weight_bits=4, example=x, group_size=128)
+    layers = quantize_weight_only(model, bits=4, group_size=128)
+    assert sqnr(layers(x), program(x)) > 200
+    assert torch.equal(zp.compile(layers.eval(), x)(x), layers(x))
+    assert torch.equal(program.program.interpret([x])[0], program(x))
+    kinds = {tuple(t.shape): t.dtype for t in program.state_dict().values() if t.dtype in (torch.uint8, torch.int8)}
+    # An odd number of inputs keeps a byte each.
+    assert kinds == {(320, 128): torch.uint8, (33, 160): torch.uint8, (4, 33): torch.int8}
+    program.save(tmp_path / "model.zp")
+    scales = sum(t.numel() * 4 for t in program.state_dict().values() if t.dtype == torch.float32)
+    assert (tmp_path / "model.zp").stat().st_size < 320 * 128 + 33 * 160 + 4 * 33 + scales + 8192
+    assert torch.equal(zp.load(tmp_path / "model.zp")(x), program(x))
+
+
+def test_pairs_have_four_bits():
+    weight = torch.zeros(4, 16, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="4 bits"):
+        ops.linear_grouped_pack(weight, torch.ones(4, 1), None, 32, 8)
 
 
 def test_weights_only_errors():

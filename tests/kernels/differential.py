@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from zeropoint import _reference, backend, ops
+from zeropoint._reference.grouped import pair
 
 THREADS = (1, 2, 5)
 
@@ -179,6 +180,8 @@ class Generator:
         weight, groups = torch.randint(*info, (n, k)).to(torch.int8), -(-k // group_size)
         scale = torch.rand(n, self.one(1, groups)) * 0.01
         zero_point = torch.randn(n, groups) * 5 if self.chance(0.5) else None
+        if w_bits == 4 and k % 2 == 0 and self.chance(0.5):
+            weight = self.layout(pair(weight))
         bias = torch.randn(n) if self.chance(0.6) else None
         tail = (scale, zero_point, bias, group_size, w_bits, x_bits, self.chance(0.3))
         return Case(

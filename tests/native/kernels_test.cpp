@@ -244,7 +244,7 @@ struct Grouped {
       for (auto& v : w) v = static_cast<int8_t>(v >> 4);
     const GroupedHeader h = plan_grouped(n, k, bits, group_size, group_scales, zeros, t);
     Bytes blob(static_cast<size_t>(h.total_bytes));
-    pack_grouped(h, w.data(), k, 1, scale.data(), zero.data(), blob.data());
+    pack_grouped(h, reinterpret_cast<const uint8_t*>(w.data()), false, k, 1, scale.data(), zero.data(), blob.data());
     const int64_t padded = h.k_padded();
     std::vector<int8_t> a(static_cast<size_t>(m * terms * padded));
     std::vector<float> a_scale(static_cast<size_t>(m * groups));

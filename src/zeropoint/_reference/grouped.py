@@ -6,7 +6,7 @@ import torch
 
 from zeropoint.errors import QuantizationError
 
-__all__ = ["check_group_size", "linear_grouped", "linear_grouped_pack"]
+__all__ = ["check_group_size", "linear_grouped", "linear_grouped_pack", "pair"]
 
 _SMALLEST = 2.0**-100
 _TOP = {8: 127.0, 15: 16383.0}
@@ -18,6 +18,18 @@ def check_group_size(operation: str, group_size: int) -> None:
         raise QuantizationError(f"{operation}: group_size must be a multiple of 32 from 32 to 256, got {group_size}")
 
 
+def pair(weight: torch.Tensor) -> torch.Tensor:
+    """int8 [N, K] in [-8, 7], K even, as uint8 [N, K / 2]: each plus 8, the first of two in the low bits."""
+    q = (weight + 8).to(torch.uint8)
+    return (q[:, ::2] | q[:, 1::2] << 4).contiguous()
+
+
+def _unpaired(weight: torch.Tensor) -> torch.Tensor:
+    if weight.dtype != torch.uint8:
+        return weight
+    return torch.stack([weight & 15, weight >> 4], 2).flatten(1).to(torch.int8) - 8
+
+
 def linear_grouped_pack(
     weight: torch.Tensor, w_scale: torch.Tensor, w_zero_point: torch.Tensor | None, group_size: int, w_bits: int
 ) -> torch.Tensor:
@@ -25,7 +37,14 @@ def linear_grouped_pack(
     if w_bits not in (8, 4):
         raise QuantizationError(f"linear_grouped_pack: weights have 8 or 4 bits, got {w_bits}")
     check_group_size("linear_grouped_pack", group_size)
-    if w_bits == 4 and weight.numel() and (int(weight.min()) < -8 or int(weight.max()) > 7):
+    if weight.dtype == torch.uint8 and w_bits != 4:
+        raise QuantizationError("linear_grouped_pack: two weights in a byte (uint8) have 4 bits")
+    if (
+        w_bits == 4
+        and weight.dtype == torch.int8
+        and weight.numel()
+        and (int(weight.min()) < -8 or int(weight.max()) > 7)
+    ):
         raise QuantizationError("linear_grouped_pack: weights of 4 bits lie in [-8, 7]")
     return torch.empty(0, dtype=torch.uint8, device=weight.device)
 
@@ -44,6 +63,8 @@ def linear_grouped(
 ) -> torch.Tensor:
     """x float [..., K], weight int8 [N, K] with ``w_scale`` [N, 1 or groups] -> [..., N] of x's dtype.
 
+    Weights of 4 bits may also be uint8 [N, K / 2], see :func:`pair`.
+
     Each group of ``group_size`` values of a row is quantized symmetrically to ``x_bits``: 8, or 15, which keeps
     more than bfloat16 does. Weights mean ``w_scale * (w - z)`` with a float32 ``z`` per group (``w_zero_point``
     [N, groups], None: 0). With ``s`` the scale of a row's group, its part is
@@ -54,6 +75,7 @@ def linear_grouped(
     Raises:
         QuantizationError: infinite values.
     """
+    weight = _unpaired(weight)
     rows = x.reshape(-1, x.shape[-1]).float()
     rows = torch.where(torch.isnan(rows), 0.0, rows)
     groups = -(-weight.shape[1] // group_size)

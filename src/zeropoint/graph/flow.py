@@ -24,6 +24,7 @@ from zeropoint.graph.fuse import fuse
 from zeropoint.graph.lower import Lowering
 from zeropoint.graph.norms import fuse_norms
 from zeropoint.graph.numbers_to_tensors import numbers_to_tensors
+from zeropoint.graph.pairs import pair_weights
 from zeropoint.graph.simplify import simplify
 from zeropoint.quantization.one_call import QuantizedModel, as_call, quantize_modules
 from zeropoint.quantization.qconfig import QConfig
@@ -48,6 +49,7 @@ def _program(
     """With ``same_bits`` nothing is rewritten that moves a rounding of float32."""
     fuse(module)
     numbers_to_tensors(module)
+    pair_weights(module)
     if not same_bits:
         fuse_norms(module)
         fuse_decoder(module)
