@@ -63,7 +63,9 @@ Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, doubl
   const Operand queries(q, "q", q_scale, q_zero_point), keys(k, "k", k_scale, k_zero_point),
       values(v, "v", v_scale, v_zero_point);
   check_qparams(what, "y", scale, zero_point, dtype);
-  const auto score_scale = static_cast<float>(as_f32(q_scale) * as_f32(k_scale) * factor);
+  // Scores are powers of e, of 2 where no mask is added to them first.
+  const double of_scores = as_f32(q_scale) * as_f32(k_scale) * factor;
+  const auto score_scale = static_cast<float>(given_mask ? of_scores : of_scores * 1.4426950408889634);
   ZP_REQUIRE(std::isfinite(score_scale) && score_scale > 0,
              "attention: q_scale * k_scale * factor must be > 0 and finite");
   const double value_scale = as_f32(v_scale) / as_f32(scale);

@@ -47,6 +47,11 @@ struct Avx2 {
     const I32 n = _mm256_sub_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(0x4B400000 - 127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(n, 23));
   }
+  // x * 2^n, x and the product normal, for the float n + 1.5 * 2^23, by way of x's exponent.
+  static F32 times_power_of_2(F32 x, F32 shifted) {
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23)));
+  }
   // The second operand where one is NaN.
   static F32 min(F32 a, F32 b) { return _mm256_min_ps(a, b); }
   static F32 max(F32 a, F32 b) { return _mm256_max_ps(a, b); }

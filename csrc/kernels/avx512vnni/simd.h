@@ -64,6 +64,11 @@ struct Avx512Vnni {
     const I32 n = _mm512_sub_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(0x4B400000 - 127));
     return _mm512_castsi512_ps(_mm512_slli_epi32(n, 23));
   }
+  // x * 2^n, x and the product normal, for the float n + 1.5 * 2^23, by way of x's exponent.
+  static F32 times_power_of_2(F32 x, F32 shifted) {
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
+  }
   // The second operand where one is NaN.
   static F32 min(F32 a, F32 b) { return _mm512_min_ps(a, b); }
   static F32 max(F32 a, F32 b) { return _mm512_max_ps(a, b); }

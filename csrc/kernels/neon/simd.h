@@ -64,6 +64,10 @@ struct Neon {
     const I32 n = vsubq_s32(vreinterpretq_s32_f32(shifted), vdupq_n_s32(0x4B400000 - 127));
     return vreinterpretq_f32_s32(vshlq_n_s32(n, 23));
   }
+  // x * 2^n, x and the product normal, for the float n + 1.5 * 2^23, by way of x's exponent.
+  static F32 times_power_of_2(F32 x, F32 shifted) {
+    return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), vshlq_n_s32(vreinterpretq_s32_f32(shifted), 23)));
+  }
   static F32 round_f32(F32 v) { return vrndnq_f32(v); }
   static I32 round_i32(F32 v) { return vcvtnq_s32_f32(v); }  // half to even; saturates
   // Panel order is column order with four lanes.

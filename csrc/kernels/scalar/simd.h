@@ -92,6 +92,18 @@ struct Scalar {
       return power;
     });
   }
+  // x * 2^n, x and the product normal, for the float n + 1.5 * 2^23, by way of x's exponent.
+  static F32 times_power_of_2(F32 x, F32 shifted) {
+    return each_f32([&](int i) {
+      uint32_t bits, n;
+      __builtin_memcpy(&bits, &x.lane[i], 4);
+      __builtin_memcpy(&n, &shifted.lane[i], 4);
+      bits += n << 23;
+      float product;
+      __builtin_memcpy(&product, &bits, 4);
+      return product;
+    });
+  }
   static F32 min(F32 a, F32 b) {
     return each_f32([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
   }

@@ -7,7 +7,7 @@ import math
 import torch
 
 from zeropoint._reference.normalization import sum_in_parts
-from zeropoint._reference.quantize import exp32, f32, integer_range, round_clamp
+from zeropoint._reference.quantize import exp32, f32, fma32, integer_range, round_clamp
 from zeropoint.errors import QuantizationError
 
 __all__ = ["attention", "cached_attention"]
@@ -18,6 +18,18 @@ def _added(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     added = torch.where(mask, 0.0, -math.inf).float() if mask.dtype == torch.bool else mask
     visible = added > torch.tensor(-1e29)
     return visible, added.clamp(max=1e30).masked_fill(~visible, 0.0)
+
+
+def _probabilities(y: torch.Tensor) -> torch.Tensor:
+    """``rhe(255 * 2^y)`` for float32 y <= 0 by a polynomial of degree 3, operation for operation; float64."""
+    y = y.clamp(min=-24.0)
+    shifted = y + 12582912.0
+    r = y - (shifted - 12582912.0)
+    p = fma32(r, f32(14.0687761), f32(61.8658371))
+    for coefficient in (176.781555, 254.981659):
+        p = fma32(p, r.double(), f32(coefficient))
+    bits = p.contiguous().view(torch.int32) + (shifted.contiguous().view(torch.int32) << 23)
+    return torch.round(bits.view(torch.float32)).double()
 
 
 def attention(
@@ -42,9 +54,9 @@ def attention(
     ``H / G`` heads of queries share one of keys. ``mask`` [B, H, M, T], each or 1: bool, where False takes a key away, or
     float32, added to the scores. ``causal`` takes the keys behind the query's index away.
 
-    Scores ``s`` are exact integers. ``p = rhe(255 * exp(float32(s - max of the row) * float32(sq * sk * factor)))`` in
-    float32; the row's result is ``clamp(rhe(float32(sum p (v - zv)) * float32(sv / s / sum p)) + z)``. With a mask,
-    ``p = rhe(255 * exp(z - max of the row))``, ``z = float32(s) * float32(sq * sk * factor) + min(mask, 1e30)``; keys whose
+    Scores ``s`` are exact integers. ``p = rhe(255 * 2^(float32(s - max of the row) * float32(sq * sk * factor *
+    log2(e))))`` in float32 (:func:`_probabilities`); the row's result is ``clamp(rhe(float32(sum p (v - zv)) * float32(sv / s / sum p)) + z)``. With a mask,
+    ``p = rhe(255 * 2^((z - max of the row) * float32(log2(e))))``, ``z = float32(s) * float32(sq * sk * factor) + min(mask, 1e30)``; keys whose
     mask is at or below -1e29, or NaN, are taken away, and a row without keys gives real 0.
     """
     if (
@@ -60,7 +72,8 @@ def attention(
     k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
     centred = lambda x, zero: x.double() - zero
     scores = centred(q, q_zero_point) @ centred(k, k_zero_point).transpose(-1, -2)
-    multiplier = torch.tensor(f32(q_scale) * f32(k_scale) * factor, dtype=torch.float64).float()
+    of_scores = f32(q_scale) * f32(k_scale) * factor * (1.0 if mask is not None else 1.4426950408889634)
+    multiplier = torch.tensor(of_scores, dtype=torch.float64).float()
     seen = torch.ones(scores.shape, dtype=torch.bool, device=q.device)
     if causal:
         seen = seen.tril()
@@ -72,7 +85,8 @@ def attention(
         seen = seen & visible
         z = scores.float() * multiplier + added
         distances = (z - z.masked_fill(~seen, -math.inf).amax(-1, keepdim=True)).masked_fill(~seen, 0.0)
-    p = torch.where(seen, torch.round(exp32(distances) * 255.0).double(), 0.0)
+        distances = distances * f32(1.44269504)
+    p = torch.where(seen, _probabilities(distances), 0.0)
     sums = p.sum(-1, keepdim=True)
     rate = torch.where(sums > 0, f32(v_scale) / f32(scale) / sums, 0.0).float()
     value = (p @ centred(v, v_zero_point)).float() * rate
