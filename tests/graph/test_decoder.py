@@ -38,6 +38,8 @@ class Step(nn.Module):
         self.gate, self.up, self.down = nn.Linear(WIDTH, 80), nn.Linear(WIDTH, 80), nn.Linear(80, WIDTH)
 
     def heads(self, x):
+        if self.form == "split":
+            return x.view(x.shape[0], x.shape[1], x.shape[2] // FEATURES, -1).transpose(1, 2)
         return x.view(x.shape[0], x.shape[1], -1, FEATURES).transpose(1, 2)
 
     def shared(self, x):
@@ -170,6 +172,27 @@ def test_a_cache_that_is_needed_before_stays():
     program = zp.quantize(model, dynamic=True, example=(x, keys, values, new))
     assert "zeropoint::cached_attention" not in operators(program)
     assert sqnr(model(x, keys, values, new), program(x, keys, values, new)) > 30
+
+
+class SpreadCache(nn.Module):
+    """One cache for the whole batch, which attention spreads."""
+
+    def __init__(self):
+        super().__init__()
+        self.q = nn.Linear(FEATURES, FEATURES)
+
+    def forward(self, x, keys, new):
+        joined = torch.cat([keys, new], 2)
+        return F.scaled_dot_product_attention(self.q(x), joined, joined)
+
+
+def test_a_cache_for_a_whole_batch_stays():
+    torch.manual_seed(0)
+    x, keys, new = torch.randn(4, 3, 1, FEATURES), torch.randn(1, 3, 5, FEATURES), torch.randn(1, 3, 1, FEATURES)
+    model = SpreadCache().eval()
+    program = zp.quantize(model, dynamic=True, example=(x, keys, new))
+    assert "zeropoint::cached_attention" not in operators(program)
+    assert sqnr(model(x, keys, new), program(x, keys, new)) > 30
 
 
 def test_a_row_without_keys_is_zero():

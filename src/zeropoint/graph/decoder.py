@@ -32,6 +32,11 @@ def _value(module: fx.GraphModule, node: Any) -> torch.Tensor | None:
     return value if isinstance(value, torch.Tensor) else None
 
 
+def _number(size: Any) -> int | None:
+    """A size that is fixed, also where it once was a symbol."""
+    return int(str(size)) if str(size).isdigit() else None
+
+
 def _is_float(module: fx.GraphModule, *nodes: Any) -> bool:
     values = [_value(module, n) for n in nodes]
     return all(v is not None and v.dtype == torch.float32 for v in values)
@@ -96,8 +101,8 @@ def _fuse_rotary(module: fx.GraphModule, total: fx.Node) -> None:
                 value = _value(module, x)
                 if value is None or is_constant(x) or not _is_float(module, x, cos, sin):
                     continue
-                shape, features = value.shape, value.shape[-1]
-                if not isinstance(features, int) or features % 2 or not _rotated(rotated, x, features):
+                shape, features = value.shape, _number(value.shape[-1])
+                if features is None or features % 2 or not _rotated(rotated, x, features):
                     continue
                 angles = [_value(module, n).shape for n in (cos, sin)]
                 if any(s[-1] != features or len(s) > len(shape) for s in angles):
@@ -115,7 +120,7 @@ def _fuse_gate(module: fx.GraphModule, product: fx.Node) -> None:
         if not isinstance(activated, fx.Node) or activated.target is not aten.silu.default or len(activated.users) > 1:
             continue
         gate = activated.args[0]
-        if not _is_float(module, gate, up) or is_constant(up):
+        if not _is_float(module, gate, up) or is_constant(gate) or is_constant(up):
             continue
         if str(gate.meta["val"].shape) != str(up.meta["val"].shape):
             continue
@@ -130,11 +135,26 @@ def _pieces(module: fx.GraphModule, node: Any) -> list[fx.Node] | None:
         return None
     a = arguments(node)
     parts = list(a["tensors"])
-    if len(parts) != 2 or a["dim"] not in (2, -2) or any(p is parts[0] for p in parts[1:]):
+    if len(parts) != 2 or a["dim"] not in (2, -2):
         return None
-    if not _is_float(module, node, *parts) or any(_value(module, p).dim() != 4 for p in parts):
+    if any(is_constant(p) for p in parts) or not _is_float(module, node, *parts):
+        return None
+    if any(p.meta["val"].dim() != 4 for p in parts):
         return None
     return parts
+
+
+def _fit(query: torch.Tensor, keys: list[torch.Tensor], values: list[torch.Tensor]) -> bool:
+    """Whether the operator takes them: nothing is spread over a batch, and heads of keys serve as many queries each."""
+    sizes = [[str(n) for n in t.shape] for t in (query, *keys, *values)]
+    heads, groups = _number(query.shape[1]), _number(keys[0].shape[1])
+    return (
+        groups is not None
+        and heads is not None
+        and heads % groups == 0
+        and all(s[:2] == [sizes[0][0], str(groups)] for s in sizes[1:])
+        and sizes[2][2] == sizes[4][2]  # of what is new, and so of the caches
+    )
 
 
 def _fuse_cached_attention(module: fx.GraphModule, node: fx.Node) -> None:
@@ -142,11 +162,13 @@ def _fuse_cached_attention(module: fx.GraphModule, node: fx.Node) -> None:
     a = arguments(node)
     query, mask = a["query"], a["attn_mask"]
     value = _value(module, query)
-    if value is None or value.dim() != 4 or value.shape[2] != 1 or not _is_float(module, query):
+    if value is None or value.dim() != 4 or _number(value.shape[2]) != 1:
         return
     joined = [a["key"], a["value"]]
     keys, values = (_pieces(module, n) for n in joined)
     if keys is None or values is None or a["dropout_p"] or a["is_causal"]:
+        return
+    if not _fit(value, *([n.meta["val"] for n in pair] for pair in (keys, values))):
         return
     if mask is not None:
         given = _value(module, mask)
@@ -155,10 +177,13 @@ def _fuse_cached_attention(module: fx.GraphModule, node: fx.Node) -> None:
     others = [u for n in joined for u in n.users if u is not node]
     if any(user < node for user in others):
         return
-    features = value.shape[3]
-    if a["scale"] is None and not isinstance(features, int):
+    features = _number(value.shape[3])
+    if a["scale"] is not None:
+        factor = float(a["scale"])
+    elif features is not None:
+        factor = 1 / math.sqrt(features)
+    else:
         return
-    factor = 1 / math.sqrt(features) if a["scale"] is None else float(a["scale"])
     with node.graph.inserting_before(node):
         call = node.graph.call_function(
             ops.cached_attention, (query, keys[0], values[0], keys[1], values[1], factor, mask, bool(others))
