@@ -269,8 +269,20 @@ void Program::dispatch(const Instruction& instruction, const Values& values, std
   stack.reserve(std::max(instruction.arguments.size(), instruction.results.size()) + 1);
   for (const Argument& a : instruction.arguments) stack.push_back(to_stack(values, a));
   stack.resize(std::max(stack.size(), instruction.returns_list ? size_t{1} : instruction.results.size()));
-  TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher(instruction.name.c_str(), instruction.overload.c_str(), stack.data(), TORCH_ABI_VERSION));
+  if (torch_call_dispatcher(instruction.name.c_str(), instruction.overload.c_str(), stack.data(), TORCH_ABI_VERSION) !=
+      TORCH_SUCCESS) {
+    // torch's own message does not come through the stable ABI.
+    std::string given;
+    for (const Argument& a : instruction.arguments)
+      a.for_each_value([&](int64_t index) {
+        const Tensor& t = values.tensor(index);
+        given += (given.empty() ? "" : ", ") + std::string(torch::headeronly::toString(t.scalar_type())) + " [";
+        for (int64_t d = 0; d < t.dim(); ++d) given += (d ? ", " : "") + std::to_string(t.size(d));
+        given += "]";
+      });
+    throw std::runtime_error("program: " + instruction.name + " does not take what it is given: " + given +
+                             "; the inputs have other dtypes or sizes than the model takes");
+  }
   if (instruction.returns_list) {
     for (Tensor& t : torch::stable::detail::to<std::vector<Tensor>>(stack[0])) results.push_back(std::move(t));
   } else {

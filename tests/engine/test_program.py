@@ -87,6 +87,23 @@ def test_wrong_inputs_are_errors():
     assert torch.equal(module(x, bias)[0], module.program.interpret([x, bias])[0])  # and it still works
 
 
+def test_what_torch_refuses_is_named():
+    """torch's own message does not reach the engine, so its says the operator and what it was given."""
+    program = ProgramModule(
+        program_of(
+            lambda graph, x, y, table: [graph.call_function(torch.ops.aten.embedding.default, (table, x))],
+            WEIGHT.float(),
+        )
+    )
+    assert program.engine == "native"
+    indices = torch.tensor([[1, 4]])
+    assert torch.equal(program(indices, indices)[0], WEIGHT.float()[indices])
+    with pytest.raises(
+        RuntimeError, match=r"aten::embedding does not take what it is given: Float \[5, 8\], Float \[1, 2\]"
+    ):
+        program(indices.float(), indices)
+
+
 def test_code_that_is_none():
     create = torch.ops.zeropoint.program_create.default
     program = program_of(linear, WEIGHT, torch.ones(5))
