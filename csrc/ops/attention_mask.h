@@ -11,7 +11,7 @@ namespace zeropoint {
 struct AttentionMask {
   Tensor tensor;
   bool of_bools;
-  int64_t sizes[4], strides[4];
+  int64_t strides[4];
 
   AttentionMask(const std::string& what, const Tensor& t, int64_t batch, int64_t heads, int64_t m, int64_t keys)
       : tensor(t) {

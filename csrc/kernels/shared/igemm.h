@@ -409,7 +409,7 @@ constexpr int64_t kStaggeredTerms = 512;
 inline bool stagger(const IgemmParams& p, int64_t tiles, int64_t groups) {
   const Epilogue& e = p.epilogue;
   return e.output == Epilogue::Output::kU8 && e.bounded && !e.table && !e.row_init && tiles > 1 && p.taps == 1 &&
-         p.taps == 1 && groups * 4 <= kStaggeredTerms;
+         groups * 4 <= kStaggeredTerms;
 }
 
 // All panels of a chunk of tiles.

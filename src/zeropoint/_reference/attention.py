@@ -55,9 +55,9 @@ def attention(
     float32, added to the scores. ``causal`` takes the keys behind the query's index away.
 
     Scores ``s`` are exact integers. ``p = rhe(255 * 2^(float32(s - max of the row) * float32(sq * sk * factor *
-    log2(e))))`` in float32 (:func:`_probabilities`); the row's result is ``clamp(rhe(float32(sum p (v - zv)) * float32(sv / s / sum p)) + z)``. With a mask,
-    ``p = rhe(255 * 2^((z - max of the row) * float32(log2(e))))``, ``z = float32(s) * float32(sq * sk * factor) + min(mask, 1e30)``; keys whose
-    mask is at or below -1e29, or NaN, are taken away, and a row without keys gives real 0.
+    log2(e))))`` in float32 (:func:`_probabilities`); the row's result is ``clamp(rhe(float32(sum p (v - zv)) *
+    float32(sv / s / sum p)) + z)``. With a mask, ``p = rhe(255 * 2^((z - max of the row) * float32(log2(e))))``,
+    ``z = float32(s) * float32(sq * sk * factor) + min(mask, 1e30)``; keys whose mask is at or below -1e29, or NaN, are taken away, and a row without keys gives real 0.
     """
     if (
         q.dim() != 4 or k.shape[0] != q.shape[0] or v.shape[:3] != k.shape[:3] or k.shape[3] != q.shape[3]

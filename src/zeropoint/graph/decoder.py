@@ -17,7 +17,7 @@ from torch import fx
 from zeropoint import ops
 from zeropoint.graph.canonicalize import arguments
 from zeropoint.graph.constants import constant_of, is_constant
-from zeropoint.graph.rewrite import Rewriter
+from zeropoint.graph.rewrite import Rewriter, both_orders
 
 __all__ = ["fuse_decoder"]
 
@@ -85,19 +85,13 @@ def _rotated(node: Any, x: fx.Node, features: int) -> bool:
     )
 
 
-def _orders(node: Any, target: Any) -> list[tuple[Any, Any]]:
-    if not isinstance(node, fx.Node) or node.target is not target:
-        return []
-    return [(node.args[0], node.args[1]), (node.args[1], node.args[0])]
-
-
 def _fuse_rotary(module: fx.GraphModule, total: fx.Node) -> None:
     """``x * cos + cat([-upper, lower]) * sin`` (Su et al., 2021, in Llama's order of features)."""
     if total.args[2]:
         return
-    for plain, turned in _orders(total, ops.add_float):
-        for x, cos in _orders(plain, aten.mul.Tensor):
-            for rotated, sin in _orders(turned, aten.mul.Tensor):
+    for plain, turned in both_orders(total, ops.add_float):
+        for x, cos in both_orders(plain, aten.mul.Tensor):
+            for rotated, sin in both_orders(turned, aten.mul.Tensor):
                 value = _value(module, x)
                 if value is None or is_constant(x) or not _is_float(module, x, cos, sin):
                     continue
@@ -116,7 +110,7 @@ def _fuse_rotary(module: fx.GraphModule, total: fx.Node) -> None:
 
 def _fuse_gate(module: fx.GraphModule, product: fx.Node) -> None:
     """``silu(gate) * up`` (SwiGLU, Shazeer, 2020)."""
-    for activated, up in _orders(product, aten.mul.Tensor):
+    for activated, up in both_orders(product, aten.mul.Tensor):
         if not isinstance(activated, fx.Node) or activated.target is not aten.silu.default or len(activated.users) > 1:
             continue
         gate = activated.args[0]

@@ -15,7 +15,7 @@ from zeropoint import ops
 from zeropoint.graph.annotate import scalar_of
 from zeropoint.graph.canonicalize import arguments
 from zeropoint.graph.constants import constant_of, is_constant
-from zeropoint.graph.rewrite import Rewriter
+from zeropoint.graph.rewrite import Rewriter, both_orders
 
 __all__ = ["fuse_norms", "replace_rms_norm"]
 
@@ -23,13 +23,6 @@ aten = torch.ops.aten
 
 _NORMS = {aten.layer_norm.default, aten.rms_norm.default}
 _EPS = torch.finfo(torch.float32).eps  # of an RMS norm that names none
-
-
-def _sides(node: Any, target: Any) -> list[tuple[Any, Any]]:
-    """The arguments of a product or sum in both orders; none if ``node`` is another operator."""
-    if not isinstance(node, fx.Node) or node.target is not target or len(node.args) < 2:
-        return []
-    return [(node.args[0], node.args[1]), (node.args[1], node.args[0])]
 
 
 def _is_square(module: fx.GraphModule, node: Any, x: fx.Node) -> bool:
@@ -52,7 +45,7 @@ def _float_features(node: Any) -> int | None:
 
 def _rms_eps(module: fx.GraphModule, rsqrt: fx.Node, x: fx.Node) -> float | None:
     """``eps`` if ``rsqrt`` is ``rsqrt(mean(x^2, -1, keepdim) + eps)``."""
-    for mean, number in _sides(rsqrt.args[0], aten.add.Tensor):
+    for mean, number in both_orders(rsqrt.args[0], aten.add.Tensor):
         eps = scalar_of(module, number)
         if eps is None or not isinstance(mean, fx.Node) or mean.target is not aten.mean.dim:
             continue
@@ -68,7 +61,7 @@ def replace_rms_norm(module: fx.GraphModule, rsqrt: fx.Node) -> None:
     if len(rsqrt.users) != 1:
         return
     product = next(iter(rsqrt.users))
-    for x, factor in _sides(product, aten.mul.Tensor):
+    for x, factor in both_orders(product, aten.mul.Tensor):
         features = _float_features(x)
         if factor is not rsqrt or features is None:
             continue
@@ -77,7 +70,7 @@ def replace_rms_norm(module: fx.GraphModule, rsqrt: fx.Node) -> None:
             return
         result, weight = product, None
         user = next(iter(product.users)) if len(product.users) == 1 else None
-        for scale, scaled in _sides(user, aten.mul.Tensor):
+        for scale, scaled in both_orders(user, aten.mul.Tensor):
             fixed = constant_of(module, scale) if scaled is product and is_constant(scale) else None
             if fixed is not None and fixed.shape == (features,) and fixed.dtype == torch.float32:
                 result, weight = user, scale

@@ -9,7 +9,7 @@ from torch import fx
 
 from zeropoint.graph.constants import add_constant, constant_of, is_constant
 
-__all__ = ["Rewriter", "replace_node"]
+__all__ = ["Rewriter", "both_orders", "replace_node"]
 
 
 def replace_node(node: fx.Node, value: fx.Node) -> None:
@@ -47,3 +47,10 @@ class Rewriter:
     def replace(self, value: fx.Node) -> None:
         """``value`` takes the node's place."""
         replace_node(self.node, value)
+
+
+def both_orders(node: Any, target: Any) -> list[tuple[Any, Any]]:
+    """The arguments of a product or sum in both orders; none if ``node`` is another operator."""
+    if not isinstance(node, fx.Node) or node.target is not target or len(node.args) < 2:
+        return []
+    return [(node.args[0], node.args[1]), (node.args[1], node.args[0])]

@@ -13,7 +13,7 @@ from zeropoint.graph.attention import replace_attention, share_heads
 from zeropoint.graph.canonicalize import arguments
 from zeropoint.graph.constants import add_constant, constant_of, is_constant
 from zeropoint.graph.norms import replace_rms_norm
-from zeropoint.graph.rewrite import Rewriter, replace_node
+from zeropoint.graph.rewrite import Rewriter, both_orders, replace_node
 from zeropoint.graph.transposed import TRANSPOSED, replace_transposed
 
 __all__ = ["simplify"]
@@ -86,9 +86,7 @@ def _fold_batch_norm(module: fx.GraphModule, node: fx.Node) -> None:
 
 def _is_sigmoid_gate(node: fx.Node) -> fx.Node | None:
     """``x`` of ``x * sigmoid(x)``."""
-    if node.target is not aten.mul.Tensor:
-        return None
-    for a, b in (node.args[:2], node.args[1::-1]):
+    for a, b in both_orders(node, aten.mul.Tensor):
         if isinstance(b, fx.Node) and b.target is aten.sigmoid.default and b.args[0] is a:
             return a
     return None
