@@ -10,7 +10,8 @@
 
 namespace zeropoint {
 
-constexpr int kMaxRows = 6;  // rows of the GEMM register tile
+constexpr int kMaxRows = 6;     // rows of the GEMM register tile
+constexpr int64_t kPiece = 32;  // bytes that are copied at a time, at most, where rows of A are put together
 
 // out = clamp(round_half_even(float(acc) * mult[c] + bias[c]) + zero_point), then optionally the
 // residual addition and the 256-entry table, in that order. Arrays are in panel order (pack.h).
@@ -68,8 +69,11 @@ struct IgemmParams {
   int64_t unique_taps;       // taps of the geometry
   int64_t taps;              // taps of B: unique_taps, or twice that (pack.h, wide weights)
   int64_t kc;                // bytes of A per tap; A is readable up to kc rounded up to 4
-  const uint8_t* b;          // packed panels
-  int64_t n;                 // columns
+  // Not 0: the one tap's bytes are this many rows of the kernel, kc / pieces each, which are put side by side before
+  // they are multiplied. The geometry's taps are those rows, without padding; A is readable kPiece bytes past its end.
+  int64_t pieces;
+  const uint8_t* b;  // packed panels
+  int64_t n;         // columns
   void* out;
   int64_t out_stride;  // elements between rows of the output
   // Where padded taps add nothing (the input's zero point is byte 0), pixels may be taken in groups that share their

@@ -1,4 +1,4 @@
-// zeropoint::conv2d, conv3d and their packing: picks depthwise, merged-row (few channels) or direct implicit GEMM.
+// zeropoint::conv2d, conv3d and their packing: picks depthwise, gathered (few channels) or direct implicit GEMM.
 #include <algorithm>
 #include <cstring>
 
@@ -8,14 +8,13 @@
 namespace zeropoint {
 namespace {
 
-// Below this many channels a tap's row of A is too short to fill a dot product; the taps of a kernel row,
-// which are neighbours in NHWC memory, are then read as one.
+// Below this many channels a tap's row of A is too short to fill a dot product; all taps of an output pixel are then
+// put side by side, those of a kernel row, which are neighbours in NHWC memory, at a time.
 constexpr int64_t kFewChannels = 16;
 
 PackKind conv_kind(int64_t dims, int64_t groups, int64_t out_channels, int64_t channels_per_group, int64_t dilation_w) {
   if (dims == 2 && groups > 1 && channels_per_group == 1 && out_channels == groups) return PackKind::kDepthwise;
-  return groups == 1 && channels_per_group < kFewChannels && dilation_w == 1 ? PackKind::kMergedRows
-                                                                             : PackKind::kDirect;
+  return groups == 1 && channels_per_group < kFewChannels && dilation_w == 1 ? PackKind::kGathered : PackKind::kDirect;
 }
 
 Tensor pack(const std::string& what, int64_t dims, Tensor weight, const OptionalTensor& zero_point,
@@ -228,7 +227,7 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
   const int64_t kernel_h = dims == 3 ? weight.size(2) * weight.size(3) : weight.size(2), kernel_w = g.kernel_w;
   ZP_REQUIRE(h.kind == conv_kind(dims, groups, out_channels, weight.size(1), dilation.back()) &&
                  h.kernel_w == kernel_w && h.groups * h.n == out_channels &&
-                 h.unique_taps == kernel_h * (h.kind == PackKind::kMergedRows ? 1 : kernel_w),
+                 (h.kind == PackKind::kDepthwise || h.unique_taps * h.kc == kernel_h * kernel_w * weight.size(1)),
              what + ": `packed` was made for other groups, dilation or shape");
 
   const int64_t batch = x.size(0);
@@ -246,7 +245,7 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
 
   const auto pad_value = static_cast<uint8_t>(to_u8_domain(spec.x_zero_point, x.scalar_type()));
   const bool copies =
-      h.kind == PackKind::kMergedRows || sign_flip(x.scalar_type()) || (h.kind == PackKind::kDirect && h.kc % 4);
+      h.kind == PackKind::kGathered || sign_flip(x.scalar_type()) || (h.kind == PackKind::kDirect && h.kc % 4);
   if (!copies) x = to_channels_last(x);
   const uint8_t* input = copies ? padded_copy(x, pad_value, g) : bytes(x);
   // Padding row of zero points, kept at the end of this thread's input scratch only while unpadded
@@ -294,7 +293,12 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
   p.n = h.n;
   p.out_stride = out_channels;
   ConvGeometry rows = g;
-  if (h.kind == PackKind::kMergedRows) rows.kernel_w = 1;
+  if (h.kind == PackKind::kGathered) {
+    rows.kernel_w = 1;
+    // Where rows of the kernel are neighbours, too, as of one column, there is nothing to put together.
+    const bool apart = dims == 3 || g.dilation_h != 1 || g.row_stride != kernel_w * channels;
+    p.pieces = kernel_h > 1 && apart ? kernel_h : 0;
+  }
   const int64_t m = batch * g.out_d * g.out_h * g.out_w;
   const bool padded = g.pad_d > 0 || g.pad_h > 0 || g.pad_w > 0;
   // A 1x1 kernel with stride 1 and no padding is a plain matrix product.

@@ -20,9 +20,9 @@
 namespace zeropoint {
 
 enum class PackKind : int32_t {
-  kDirect,      // one tap per kernel position, kc = channels per group
-  kMergedRows,  // one tap per kernel row, kc = kernel_w * channels (few channels)
-  kDepthwise,   // one channel per group, one filter each
+  kDirect,     // one tap per kernel position, kc = channels per group
+  kGathered,   // few channels: the whole kernel is one tap, kc = kernel_h * kernel_w * channels
+  kDepthwise,  // one channel per group, one filter each
 };
 
 struct PackedHeader {

@@ -102,7 +102,7 @@ class Generator:
         else:
             channels = groups * self.one(1, 2, 3, 4, 5, 8, 16, 20, 33)
             out_channels = groups * self.one(1, 2, 15, 16, 17, 31, 32, 40, 63, 64, 65, 70, 130)
-        kernel = self.one((1, 1), (3, 3), (3, 3), (5, 5), (1, 3), (7, 7), (2, 4))
+        kernel = self.one((1, 1), (3, 3), (3, 3), (5, 5), (1, 3), (9, 1), (7, 7), (2, 4))
         extra: tuple[int, ...] = (self.one(0, 1, 4, 9), self.one(0, 2, 5, 11, 40))
         if volume:
             kernel, extra = (self.one(1, 2, 3), *kernel), (self.one(0, 1, 3), *extra)

@@ -85,7 +85,7 @@ struct Slots {
 
 // One convolution or matrix product: what all tables get.
 struct Problem {
-  bool conv, depthwise;
+  bool conv, depthwise, gathered;
   int64_t n, kc, kernel_d, kernel_h, kernel_w, rows;
   ConvGeometry g = {};
   std::vector<int8_t> weight;
@@ -100,7 +100,8 @@ struct Problem {
     conv = chance(60);
     depthwise = conv && chance(50);
     n = pick({1, 3, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 130});
-    kc = depthwise ? 1 : 4 * pick({1, 2, 4, 5, 16, 33});
+    gathered = conv && !depthwise && chance(30);
+    kc = depthwise ? 1 : gathered ? pick({1, 2, 3, 5, 12}) : 4 * pick({1, 2, 4, 5, 16, 33});
     kernel_d = conv && !depthwise ? pick({1, 1, 2, 3}) : 1;
     kernel_h = conv ? pick({1, 3, 5, 7}) : 1;
     kernel_w = conv ? pick({1, 3, 3, 5, 7}) : 1;
@@ -112,16 +113,17 @@ struct Problem {
       if (kernel_d > 1) {
         g.stride_d = pick({1, 2});
         g.dilation_d = pick({1, 2});
-        g.pad_d = pick({0, 1});
+        g.pad_d = gathered ? 0 : pick({0, 1});
         g.in_d = (kernel_d - 1) * g.dilation_d + 1 + pick({0, 1, 3});
         g.out_d = (g.in_d + 2 * g.pad_d - (kernel_d - 1) * g.dilation_d - 1) / g.stride_d + 1;
       }
       g.stride_h = pick({1, 2});
       g.stride_w = pick({1, 1, 2, 3});
       g.dilation_h = pick({1, 1, 2});
-      g.dilation_w = pick({1, 1, 2});
+      g.dilation_w = gathered ? 1 : pick({1, 1, 2});
       g.pad_h = pick({0, 1, kernel_h / 2});
       g.pad_w = pick({0, 1, kernel_w / 2});
+      if (gathered) g.pad_h = g.pad_w = 0;
       g.in_h = (kernel_h - 1) * g.dilation_h + 1 + pick({0, 2, 5});
       g.in_w = (kernel_w - 1) * g.dilation_w + 1 + pick({0, 3, 40});
       g.out_h = (g.in_h + 2 * g.pad_h - (kernel_h - 1) * g.dilation_h - 1) / g.stride_h + 1;
@@ -131,7 +133,7 @@ struct Problem {
       g.image_stride = g.in_d * g.plane_stride;
       rows = g.out_d * g.out_h * g.out_w;
     }
-    x = random_vector<uint8_t>(conv ? g.image_stride : rows * kc);
+    x = random_vector<uint8_t>((conv ? g.image_stride : rows * kc) + (gathered ? kPiece : 0));
     x_zero_point = static_cast<int32_t>(engine() % 256);
     pad.assign(static_cast<size_t>(channels), static_cast<uint8_t>(x_zero_point));
     weight = random_vector<int8_t>(n * kc * kernel_d * kernel_h * kernel_w);
@@ -167,7 +169,11 @@ struct Problem {
     w.stride_n = kc * kernel_w * kernel_h * kernel_d;
     w.zero_point = zero_points.empty() ? nullptr : zero_points.data();
     w.zero_point_step = 1;
-    const PackedHeader h = plan_pack(w, depthwise ? PackKind::kDepthwise : PackKind::kDirect, t);
+    const PackedHeader h = plan_pack(w,
+                                     depthwise  ? PackKind::kDepthwise
+                                     : gathered ? PackKind::kGathered
+                                                : PackKind::kDirect,
+                                     t);
     Bytes blob(static_cast<size_t>(h.total_bytes));
     start_pack(h, blob.data());
     pack_weights(w, h, blob.data(), 0, w.groups * w.n);
@@ -211,11 +217,14 @@ struct Problem {
       IgemmParams p = {};
       p.a = x.data();
       p.a_stride = kc;
-      p.conv = conv ? &g : nullptr;
+      ConvGeometry lines = g;
+      if (gathered) lines.kernel_w = 1;
+      p.conv = conv ? &lines : nullptr;
       p.pad_row = pad.data();
       p.unique_taps = h.unique_taps;
       p.taps = h.unique_taps * h.repeats;
-      p.kc = kc;
+      p.kc = h.kc;
+      p.pieces = gathered && kernel_d * kernel_h > 1 ? kernel_d * kernel_h : 0;
       p.b = blob.data() + h.data_offset;
       p.n = n;
       p.out = out.data();

@@ -38,13 +38,16 @@ inline void advance(const ConvGeometry& g, RowCursor& c) {
   }
 }
 
+// Taps of the geometry, those that B repeats counted again.
+inline int64_t tap_count(const IgemmParams& p) { return p.pieces ? p.pieces : p.taps; }
+
 // Byte offset of each tap from an output pixel's first tap.
 inline void tap_offsets(const IgemmParams& p, int64_t* offsets) {
-  for (int64_t t = 0; t < p.taps; ++t) {
+  for (int64_t t = 0; t < tap_count(p); ++t) {
     offsets[t] = 0;
     if (!p.conv) continue;
     const ConvGeometry& g = *p.conv;
-    const int64_t tap = t % p.unique_taps, row = tap / g.kernel_w;
+    const int64_t tap = p.pieces ? t : t % p.unique_taps, row = tap / g.kernel_w;
     offsets[t] = row / g.kernel_h * g.dilation_d * g.plane_stride + row % g.kernel_h * g.dilation_h * g.row_stride +
                  tap % g.kernel_w * g.dilation_w * p.a_stride;
   }
@@ -125,13 +128,66 @@ inline void row_pointers(const IgemmParams& p, const int64_t* offsets, int64_t m
   }
 }
 
-// Splits `rows` rows into the fewest tiles of at most kMaxRows, all of about the same height.
+// How many bytes of a piece are copied at a time.
+inline int64_t gathered_copy(const IgemmParams& p) { return p.kc / p.pieces <= kPiece / 2 ? kPiece / 2 : kPiece; }
+
+// Bytes between gathered rows: what the last copy writes past a row is no other row's.
+inline int64_t gathered_stride(const IgemmParams& p) { return ceil_div(p.kc + gathered_copy(p) - 1, 16) * 16; }
+
+// `bytes` bytes of each of `count` output pixels, Copy at a time.
+template <int64_t Copy>
+inline void gather_piece(const uint8_t* source, int64_t step, int64_t bytes, int64_t count, uint8_t* out,
+                         int64_t stride) {
+  for (int64_t i = 0; i < bytes; i += Copy) {
+    const uint8_t* from = source + i;
+    uint8_t* to = out + i;
+    for (int64_t r = 0; r < count; ++r, from += step, to += stride) __builtin_memcpy(to, from, Copy);
+  }
+}
+
+// Puts together what the next `rows` output rows see. What a copy writes past its piece is the next one's place, or
+// meets no weight.
+inline void gather_pieces(const IgemmParams& p, const int64_t* offsets, int64_t rows, RowCursor& c, uint8_t* out) {
+  const ConvGeometry& g = *p.conv;
+  const int64_t bytes = p.kc / p.pieces, stride = gathered_stride(p), step = g.stride_w * p.a_stride;
+  while (rows > 0) {  // a line of output pixels, or its part
+    const int64_t count = rows < g.out_w - c.ow ? rows : g.out_w - c.ow;
+    const uint8_t* base = p.a + c.n * g.image_stride + c.od * g.stride_d * g.plane_stride +
+                          c.oh * g.stride_h * g.row_stride + c.ow * step;
+    for (int64_t t = 0; t < p.pieces; ++t) {
+      if (gathered_copy(p) < kPiece)
+        gather_piece<kPiece / 2>(base + offsets[t], step, bytes, count, out + t * bytes, stride);
+      else
+        gather_piece<kPiece>(base + offsets[t], step, bytes, count, out + t * bytes, stride);
+    }
+    out += count * stride;
+    rows -= count;
+    c.ow += count - 1;
+    advance(g, c);
+  }
+}
+
+// Pointers to rows that were put together, for all taps of B.
+inline void gathered_pointers(const IgemmParams& p, const uint8_t* gathered, int rows, const uint8_t** pointers) {
+  const int64_t stride = gathered_stride(p);
+  for (int r = 0; r < rows; ++r, gathered += stride)
+    for (int64_t t = 0; t < p.taps; ++t) pointers[t * kMaxRows + r] = gathered;
+}
+
+// Splits `rows` rows into the fewest tiles of at most kMaxRows: all of about the same height, or, as staggered ones
+// are made of halves, all but the last of kMaxRows.
 struct Tiling {
   int64_t count, tall;  // `tall` tiles of base + 1 rows come first
   int base;
-  explicit Tiling(int64_t rows)
-      : count(ceil_div(rows, kMaxRows)), tall(rows % count), base(static_cast<int>(rows / count)) {}
-  int rows(int64_t tile) const { return base + (tile < tall ? 1 : 0); }
+  Tiling(int64_t rows, bool halves)
+      : count(ceil_div(rows, kMaxRows)),
+        tall(halves ? 0 : rows % count),
+        base(halves ? kMaxRows : static_cast<int>(rows / count)),
+        last(halves ? static_cast<int>(rows - (count - 1) * kMaxRows) : base) {}
+  int rows(int64_t tile) const { return tile == count - 1 ? last : base + (tile < tall ? 1 : 0); }
+
+ private:
+  int last;
 };
 
 // What a register tile works on.
@@ -368,14 +424,27 @@ void staggered_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int
   each_part<kParts>(finish);
 }
 
-constexpr int64_t kChunkTiles = 8;
-constexpr int64_t kChunkRows = kChunkTiles * kMaxRows;
+// Tiles of a chunk, fewer where their rows are copied as 16 bits; its rows.
+template <class V>
+constexpr int64_t kChunkTiles = V::kWidenA ? 8 : 32;
+template <class V>
+constexpr int64_t kChunkRows = kChunkTiles<V> * kMaxRows;
 
-// Offsets, pointers and (with `order`) kept taps of a chunk; then the 16-bit copies of rows.
+// Bytes of a chunk's offsets, pointers and (with `order`) kept taps; then come rows that were put together, and the
+// 16-bit copies of rows.
+template <class V>
+int64_t chunk_pointers(const IgemmParams& p) {
+  return (tap_count(p) + (kChunkRows<V> + kChunkTiles<V>)*p.taps) * static_cast<int64_t>(sizeof(void*));
+}
+template <class V>
+int64_t chunk_pieces(const IgemmParams& p) {
+  return p.pieces ? kChunkRows<V> * gathered_stride(p) : 0;
+}
+
 template <class V>
 size_t igemm_scratch(const IgemmParams& p) {
-  size_t bytes = static_cast<size_t>((kChunkRows + 1 + kChunkTiles) * p.taps) * sizeof(void*);
-  if constexpr (V::kWidenA) bytes += static_cast<size_t>(kChunkRows * p.unique_taps * ceil_div(p.kc, 2)) * 4 + 64;
+  auto bytes = static_cast<size_t>(chunk_pointers<V>(p) + chunk_pieces<V>(p));
+  if constexpr (V::kWidenA) bytes += static_cast<size_t>(kChunkRows<V> * p.unique_taps * ceil_div(p.kc, 2)) * 4 + 64;
   return bytes;
 }
 
@@ -406,9 +475,9 @@ void staggered_panel(int vectors, const IgemmParams& p, const Tile* tiles, int64
 
 constexpr int64_t kStaggeredTerms = 512;
 
-inline bool stagger(const IgemmParams& p, int64_t tiles, int64_t groups) {
+inline bool staggers(const IgemmParams& p, int64_t groups) {
   const Epilogue& e = p.epilogue;
-  return e.output == Epilogue::Output::kU8 && e.bounded && !e.table && !e.row_init && tiles > 1 && p.taps == 1 &&
+  return e.output == Epilogue::Output::kU8 && e.bounded && !e.table && !e.row_init && p.taps == 1 &&
          groups * 4 <= kStaggeredTerms;
 }
 
@@ -421,7 +490,7 @@ void multiply_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int6
     const int64_t col = panel * panel_cols, left = p.n - col;
     const int vectors = left >= panel_cols ? V::kPanelVectors : static_cast<int>(ceil_div(left, V::kLanes));
     if constexpr (V::kStaggers) {
-      if (stagger(p, count, groups)) {
+      if (count > 1 && staggers(p, groups)) {
         staggered_panel<V>(vectors, p, tiles, count, groups, p.b + panel * panel_bytes, col);
         continue;
       }
@@ -452,12 +521,12 @@ void igemm_ordered(const IgemmParams& p, int64_t tile0, int64_t tile1, int64_t p
   const int64_t groups = ceil_div(p.kc, 4), area = g.out_h * g.out_w;
   auto* offsets = reinterpret_cast<int64_t*>(scratch);
   auto* pointers = reinterpret_cast<const uint8_t**>(scratch + p.taps * sizeof(int64_t));
-  auto* kept = reinterpret_cast<int32_t*>(scratch + (kChunkRows + 1) * p.taps * sizeof(void*));
+  auto* kept = reinterpret_cast<int32_t*>(scratch + (kChunkRows<V> + 1) * p.taps * sizeof(void*));
   tap_offsets(p, offsets);
-  int64_t places[kChunkRows];
-  Tile tiles[kChunkTiles];
-  for (int64_t chunk = tile0; chunk < tile1; chunk += kChunkTiles) {
-    const int64_t count = tile1 - chunk < kChunkTiles ? tile1 - chunk : kChunkTiles;
+  int64_t places[kChunkRows<V>];
+  Tile tiles[kChunkTiles<V>];
+  for (int64_t chunk = tile0; chunk < tile1; chunk += kChunkTiles<V>) {
+    const int64_t count = tile1 - chunk < kChunkTiles<V> ? tile1 - chunk : kChunkTiles<V>;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t image = (chunk + i) / p.tile_count, in_image = (chunk + i) % p.tile_count;
       const int32_t* pixels = p.order + p.tiles[in_image];
@@ -480,24 +549,30 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
   if constexpr (!V::kWidenA)
     if (p.order) return igemm_ordered<V>(p, m0, m1, panel0, panel1, scratch);
   const int64_t groups = ceil_div(p.kc, V::kWidenA ? 2 : 4);
+  const bool halves = V::kStaggers && staggers(p, groups);
   auto* offsets = reinterpret_cast<int64_t*>(scratch);
-  auto* pointers = reinterpret_cast<const uint8_t**>(scratch + p.taps * sizeof(int64_t));
+  auto* pointers = reinterpret_cast<const uint8_t**>(scratch + tap_count(p) * static_cast<int64_t>(sizeof(int64_t)));
+  uint8_t* gathered = scratch + chunk_pointers<V>(p);
   tap_offsets(p, offsets);
   RowCursor cursor = p.conv ? cursor_at(*p.conv, m0) : RowCursor{};
-  int64_t places[kChunkRows];
-  Tile tiles[kChunkTiles];
-  for (int64_t chunk = m0; chunk < m1; chunk += kChunkRows) {
-    const int64_t rows = m1 - chunk < kChunkRows ? m1 - chunk : kChunkRows;
-    const Tiling tiling(rows);
+  int64_t places[kChunkRows<V>];
+  Tile tiles[kChunkTiles<V>];
+  for (int64_t chunk = m0; chunk < m1; chunk += kChunkRows<V>) {
+    const int64_t rows = m1 - chunk < kChunkRows<V> ? m1 - chunk : kChunkRows<V>;
+    const Tiling tiling(rows, halves);
     for (int64_t r = 0; r < rows; ++r) places[r] = chunk + r;
+    if (p.pieces) gather_pieces(p, offsets, rows, cursor, gathered);
     int64_t m = chunk;
     for (int64_t i = 0; i < tiling.count; ++i) {
       const uint8_t** block = pointers + i * kMaxRows * p.taps;
-      const bool inside = !V::kWidenA && p.conv && row_bases(p, tiling.rows(i), cursor, block);
-      if (!inside) row_pointers(p, offsets, m, tiling.rows(i), cursor, block);
+      const bool inside = !V::kWidenA && !p.pieces && p.conv && row_bases(p, tiling.rows(i), cursor, block);
+      if (p.pieces)
+        gathered_pointers(p, gathered + (m - chunk) * gathered_stride(p), tiling.rows(i), block);
+      else if (!inside)
+        row_pointers(p, offsets, m, tiling.rows(i), cursor, block);
       if constexpr (V::kWidenA) {
         // The 16-bit copies of each row's taps, side by side; repeated taps share one copy.
-        auto* wide = reinterpret_cast<int16_t*>(scratch + (kChunkRows + 1 + kChunkTiles) * p.taps * sizeof(void*));
+        auto* wide = reinterpret_cast<int16_t*>(gathered + chunk_pieces<V>(p));
         for (int r = 0; r < tiling.rows(i); ++r) {
           int16_t* row = wide + (m - chunk + r) * p.unique_taps * groups * 2;
           for (int64_t t = 0; t < p.unique_taps; ++t, row += groups * 2) {

@@ -36,12 +36,17 @@ struct TilePanel {
   }
 };
 
+// Bytes of offsets and of a register tile's pointers; of rows that were put together.
+inline int64_t tile_pointers(const IgemmParams& p) {
+  return (tap_count(p) + kMaxRows * p.taps) * static_cast<int64_t>(sizeof(void*));
+}
+inline int64_t tile_pieces(const IgemmParams& p) { return p.pieces ? kTileChunk * gathered_stride(p) : 0; }
+
 template <class V>
 size_t tiles_scratch(const IgemmParams& p) {
   const int64_t panel_bytes = V::kPanelVectors * kTileBytes;
-  const int64_t bytes = (kMaxRows + 1) * p.taps * static_cast<int64_t>(sizeof(void*)) +
-                        kTileChunk * TileSteps(p).count * kTileBytes + 2 * kTileRows * panel_bytes +
-                        kTileChunk * panel_bytes + 4 * kTileBytes;
+  const int64_t bytes = tile_pointers(p) + tile_pieces(p) + kTileChunk * TileSteps(p).count * kTileBytes +
+                        2 * kTileRows * panel_bytes + kTileChunk * panel_bytes + 4 * kTileBytes;
   const size_t ordered = igemm_scratch<V>(p);
   return static_cast<size_t>(bytes) > ordered ? static_cast<size_t>(bytes) : ordered;
 }
@@ -50,11 +55,15 @@ inline uint8_t* aligned(uint8_t* p) { return p + (64 - reinterpret_cast<uintptr_
 
 // Rows [m, m + rows) as [block of 16][step][row][64].
 inline void gather_rows(const IgemmParams& p, const TileSteps& steps, const int64_t* offsets, int64_t m, int64_t rows,
-                        RowCursor& cursor, const uint8_t** pointers, uint8_t* out) {
+                        RowCursor& cursor, const uint8_t** pointers, uint8_t* pieces, uint8_t* out) {
   __builtin_memset(out, 0, static_cast<size_t>(kTileChunk * steps.count * kTileBytes));
+  if (p.pieces) gather_pieces(p, offsets, rows, cursor, pieces);
   for (int64_t first = 0; first < rows; first += kMaxRows) {
     const int count = static_cast<int>(rows - first < kMaxRows ? rows - first : kMaxRows);
-    row_pointers(p, offsets, m + first, count, cursor, pointers);
+    if (p.pieces)
+      gathered_pointers(p, pieces + first * gathered_stride(p), count, pointers);
+    else
+      row_pointers(p, offsets, m + first, count, cursor, pointers);
     for (int r = 0; r < count; ++r) {
       const int64_t row = first + r;
       uint8_t* block = out + (row / kTileRows * steps.count * kTileRows + row % kTileRows) * kTileBytes;
@@ -136,8 +145,9 @@ void igemm_tiles(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, i
   const int64_t groups = ceil_div(p.kc, 4), panel_cols = V::kPanelVectors * V::kLanes;
   const int64_t panel_bytes = p.taps * groups * panel_cols * 4;
   auto* offsets = reinterpret_cast<int64_t*>(scratch);
-  auto* pointers = reinterpret_cast<const uint8_t**>(scratch + p.taps * static_cast<int64_t>(sizeof(int64_t)));
-  uint8_t* rows_in = aligned(scratch + (kMaxRows + 1) * p.taps * static_cast<int64_t>(sizeof(void*)));
+  auto* pointers = reinterpret_cast<const uint8_t**>(scratch + tap_count(p) * static_cast<int64_t>(sizeof(int64_t)));
+  uint8_t* pieces = scratch + tile_pointers(p);
+  uint8_t* rows_in = aligned(pieces + tile_pieces(p));
   uint8_t* end = rows_in + kTileChunk * steps.count * kTileBytes;
   uint8_t* sums = end + 2 * kTileRows * V::kPanelVectors * kTileBytes;
   tap_offsets(p, offsets);
@@ -145,7 +155,7 @@ void igemm_tiles(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, i
   T::configure();
   for (int64_t m = m0; m < m1; m += kTileChunk) {
     const int64_t rows = m1 - m < kTileChunk ? m1 - m : kTileChunk;
-    gather_rows(p, steps, offsets, m, rows, cursor, pointers, rows_in);
+    gather_rows(p, steps, offsets, m, rows, cursor, pointers, pieces, rows_in);
     for (int64_t panel = panel0; panel < panel1; ++panel) {
       const int64_t col = panel * panel_cols, left = p.n - col;
       const int64_t vectors = left >= panel_cols ? V::kPanelVectors : ceil_div(left, V::kLanes);
