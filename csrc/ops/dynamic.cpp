@@ -5,6 +5,7 @@
 #include "../engine/operators.h"
 #include "gemm.h"
 #include "team.h"
+#include "unit_share.h"
 
 namespace zeropoint {
 namespace {
@@ -217,10 +218,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
   auto* a = reinterpret_cast<float*>(scratch(Scratch::kGates, static_cast<size_t>((ahead + 2 * batch) * columns) * 4));
   float* b = a + (ahead + batch) * columns;
   uint8_t* shared = scratch(Scratch::kState, static_cast<size_t>(batch * hidden) + 4);  // the quantized state
-  const int64_t panel_cols = kernel.panel_columns(), panels = kernel.panels(columns);
-  // Where panels end with gates, a member takes the same units of each gate: what it multiplies it also activates.
-  const bool aligned = hidden % panel_cols == 0;
-  const int64_t unit_step = aligned ? panel_cols : 16, blocks = (hidden + unit_step - 1) / unit_step;
+  const UnitShare share(kernel, hidden, gates);
   // A step below this many multiply-adds is over before a second thread is there.
   const bool small = total / std::max<int64_t>(steps, 1) * hidden * columns < 200000;
   // Rows do not need each other. Where each member has enough of them to multiply well and the weights fit its own
@@ -228,13 +226,12 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
   const auto cores = static_cast<int64_t>(torch::stable::get_num_threads());
   const bool by_rows = !small && cores > 1 && batch >= 8 &&
                        from_input.header->total_bytes + from_state.header->total_bytes <= int64_t{768} << 10;
-  const int64_t threads = small ? 1 : std::min(cores, by_rows ? batch / 4 : blocks);
+  const int64_t threads = small ? 1 : std::min(cores, by_rows ? batch / 4 : share.blocks);
   // Low and high of each member's part of each row, in turn for even and odd steps: the last step's may still be read.
   auto* bounds = reinterpret_cast<float*>(scratch(Scratch::kBounds, static_cast<size_t>(2 * threads * batch) * 8));
   std::atomic<bool> finite{true};
   Team::run(threads, [&](int rank, int size, Team& team) {
-    const int64_t block0 = by_rows ? 0 : blocks * rank / size, block1 = by_rows ? blocks : blocks * (rank + 1) / size;
-    const int64_t unit0 = block0 * unit_step, units = std::min(hidden, block1 * unit_step) - unit0;
+    const int64_t unit0 = by_rows ? 0 : share.first(rank, size), units = by_rows ? hidden : share.count(rank, size);
     const int64_t row0 = by_rows ? batch * rank / size : 0, row1 = by_rows ? batch * (rank + 1) / size : batch;
     float *from_x = a, *from_h = b;
     if (by_rows) {
@@ -242,14 +239,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
       from_h = from_x + (row1 - row0) * columns;
     }
     const auto multiply = [&](const IgemmParams& p, int64_t m) {
-      uint8_t* worker = scratch(Scratch::kWorker, kernel.igemm_scratch(p));
-      if (by_rows || size == 1) {
-        kernel.igemm(p, 0, m, 0, panels, worker);
-      } else if (aligned) {
-        for (int64_t g = 0; g < gates; ++g) kernel.igemm(p, 0, m, g * blocks + block0, g * blocks + block1, worker);
-      } else {
-        kernel.igemm(p, 0, m, panels * rank / size, panels * (rank + 1) / size, worker);
-      }
+      share.multiply(kernel, p, m, by_rows ? 0 : rank, by_rows ? 1 : size);
     };
     const auto size_of = [&](int64_t s) { return batch_sizes[static_cast<size_t>(reverse ? steps - 1 - s : s)]; };
     Rows state(batch, shared, Scratch::kStateRows);
@@ -296,7 +286,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
         multiply(product(from_input, inputs, first, false, from_x), ready);
       }
       if (m > 0) multiply(product(from_state, state, row0, false, from_h), m);
-      if (!by_rows && !aligned) team.barrier();  // members need each other's columns
+      if (!by_rows && !share.aligned) team.barrier();  // members need each other's columns
       for (int64_t i = row0; i < row0 + m && units > 0; ++i) {
         const float* ai = from_x + (at + i - first) * columns + unit0;
         const float* bi = from_h + (i - row0) * columns + unit0;

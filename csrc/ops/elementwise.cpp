@@ -3,7 +3,7 @@
 
 #include "../engine/operators.h"
 #include "../kernels/dispatch.h"
-#include "epilogue_params.h"
+#include "binary_params.h"
 
 namespace zeropoint {
 namespace {
@@ -79,9 +79,7 @@ Tensor run_binary(const char* what, BinaryKernel kernel, Tensor a, Tensor b, Bin
 Tensor add(Tensor a, double a_scale, int64_t a_zero_point, Tensor b, double b_scale, int64_t b_zero_point, double scale,
            int64_t zero_point, int64_t quant_min, int64_t quant_max, ScalarType dtype) {
   BinaryParams p = {};
-  const double inverse = 1.0 / as_f32(scale);
-  p.a_mult = static_cast<float>(as_f32(a_scale) * inverse);
-  p.b_mult = static_cast<float>(as_f32(b_scale) * inverse);
+  set_add_multipliers(p, a_scale, b_scale, scale);
   return run_binary("add", kernels().add, a, b, p, a_scale, a_zero_point, b_scale, b_zero_point, scale, zero_point,
                     quant_min, quant_max, dtype);
 }
@@ -89,7 +87,7 @@ Tensor add(Tensor a, double a_scale, int64_t a_zero_point, Tensor b, double b_sc
 Tensor mul(Tensor a, double a_scale, int64_t a_zero_point, Tensor b, double b_scale, int64_t b_zero_point, double scale,
            int64_t zero_point, int64_t quant_min, int64_t quant_max, ScalarType dtype) {
   BinaryParams p = {};
-  p.a_mult = static_cast<float>(as_f32(a_scale) * as_f32(b_scale) * (1.0 / as_f32(scale)));
+  set_mul_multiplier(p, a_scale, b_scale, scale);
   return run_binary("mul", kernels().mul, a, b, p, a_scale, a_zero_point, b_scale, b_zero_point, scale, zero_point,
                     quant_min, quant_max, dtype);
 }

@@ -81,6 +81,13 @@ CASES = {
             W5, ops.linear_pack(W5, None), torch.ones(5), None, torch.randn(5), 2, False, True,
         )
     ],
+    "rnn_static": [
+        (
+            x(3, 2, 8), x(2, 5), torch.empty(0, dtype=U8), W2, ops.linear_pack(W2, None), torch.ones(1), None, None,
+            W5, ops.linear_pack(W5, None), torch.ones(5), None, torch.randn(5), x(1, 256), torch.tensor([[0.1, 3.0]] * 6).double(),
+            2, True,
+        )
+    ],
     "attention": [
         (x(2, 3, 5, 8), 0.1, 3, x(2, 3, 7, 8), 0.1, 4, x(2, 3, 7, 6), 0.2, 5, 0.3, 0.1, 7, U8),
         (x(2, 4, 5, 8), 0.1, 3, x(2, 2, 7, 8), 0.1, 4, x(2, 2, 7, 6), 0.2, 5, 0.3, 0.1, 7, U8, torch.randn(5, 7)[None, None]),
@@ -193,6 +200,28 @@ for backend in ("eager", "aot_eager"):
         x = torch.randn(shape)
         assert torch.equal(compiled(x), quantized(x)), (backend, shape)
     assert current_frame() is None
+
+from zeropoint.quantization import DeQuantStub, QuantStub
+
+class Root(nn.Module):  # functions in the forward of what is compiled, and a recurrent layer in both directions
+    def __init__(self):
+        super().__init__()
+        self.quant, self.fc, self.dequant = QuantStub(), nn.Linear(6, 6), DeQuantStub()
+        self.rnn = nn.LSTM(6, 4, bidirectional=True)
+
+    def forward(self, x):
+        y = self.quant(x)
+        return self.dequant(self.rnn(self.fc(y) + y)[0])
+
+for seed in range(2):  # other scales in the same code
+    root = Root().eval()
+    root.qconfig = get_default_qconfig()
+    prepared, x = prepare(root), torch.randn(3, 2, 6) * (1 + seed)
+    prepared(x)
+    root = convert(prepared)
+    expected = root(x)
+    with torch._dynamo.config.patch(wrap_top_frame=True):
+        assert torch.equal(torch.compile(root, fullgraph=True, backend="aot_eager")(x), expected), seed
 
 from zeropoint import quint8
 from zeropoint.nn.quantized import Quantize

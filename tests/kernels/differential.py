@@ -213,6 +213,31 @@ class Generator:
             lambda: run(ops.rnn_dynamic, ops.linear_pack(ih, zi), ops.linear_pack(hh, zh)),
         )
 
+    def rnn_static(self) -> Case:
+        kind = self.random.randrange(3)
+        gates, tables, grids = ((4, 5, 15), (3, 3, 14), (1, 1, 6))[kind]
+        hidden, features = self.one(1, 5, 16, 33, 64, 130, 192), self.one(1, 4, 19)
+        steps, batch = self.one(0, 1, 2, 5), self.one(1, 2, 4, 11)
+        u8 = torch.uint8
+        x = self.layout(self.integers((steps, batch, features), u8))
+        h, c = (self.integers((batch, hidden) if n else (0,), u8) for n in (1, kind == 0))
+        (ih, si, zi), (hh, sh, zh) = (self.weight((gates * hidden, n)) for n in (features, hidden))
+        biases = [torch.randn(gates * hidden) if self.chance(0.7) else None for _ in "ih"]
+        table = self.integers((tables, 256), u8)
+        grid = torch.tensor([[self.random.uniform(0.01, 0.1), self.zero_point(u8)] for _ in range(grids)]).double()
+        reverse = self.chance(0.4)
+        run = lambda op, pi, ph: torch.cat(
+            [
+                t.flatten()
+                for t in op(x, h, c, ih, pi, si, zi, biases[0], hh, ph, sh, zh, biases[1], table, grid, kind, reverse)
+            ]
+        )
+        return Case(
+            f"rnn_static {kind} {reverse} {steps} {batch} {hidden} {features} {x.stride()}",
+            lambda: run(_reference.rnn_static, torch.empty(0), torch.empty(0)),
+            lambda: run(ops.rnn_static, ops.linear_pack(ih, zi), ops.linear_pack(hh, zh)),
+        )
+
     def shape(self) -> tuple[int, ...]:
         return self.one((), (0,), (1,), (7,), (64,), (65,), (10007,), (2, 3, 5, 7), (1, 64, 9, 9), (2, 70, 6, 5))
 
@@ -467,6 +492,7 @@ class Generator:
         "cached_attention", "rotary", "silu_mul", "lookup", "pool",
         "interpolate_bilinear2d", "embedding",
         "matmul", "matmul", "normalize", "softmax", "linear_dynamic", "linear_grouped", "linear_grouped", "rnn_dynamic",
+        "rnn_static",
     )  # fmt: skip
 
     def case(self) -> Case:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import zeropoint as zp
 from zeropoint.analysis import sqnr
 from zeropoint.errors import QuantizationError
 from zeropoint.nn import quantizable
@@ -68,6 +70,66 @@ def test_static(name, options):
         fresh = convert(prepare(model))
     fresh.load_state_dict(quantized.state_dict())
     assert torch.equal(fresh(x)[0], quantized(x)[0])
+
+
+class Called(TorchDispatchMode):
+    """Names of the operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def static(layer, x):
+    model = Net(layer).eval()
+    model.qconfig = get_default_qconfig()
+    prepared = prepare(model)
+    prepared(x)
+    return convert(prepared)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_all_steps_are_one_operator_with_the_bits_of_the_cell(name, options):
+    torch.manual_seed(0)
+    x = torch.randn(6, 4, 8)
+    quantized = static(LAYERS[name](**options), x)
+    with Called() as called:
+        out, state = quantized(x)
+    directions = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
+    assert called.names.count("zeropoint.rnn_static.default") == directions
+    assert "zeropoint.linear.default" not in called.names
+    program = zp.compile(quantized, (x,))
+    assert torch.equal(program(x)[0], out)
+    assert [i.operator for i in program.program.body].count("zeropoint::rnn_static") == directions
+    for cell in [m for m in quantized.modules() if hasattr(m, "igates")]:
+        cell.igates.register_forward_hook(lambda *_: None)  # who listens hears every step
+    with Called() as called:
+        stepwise, other = quantized(x)
+    assert "zeropoint.rnn_static.default" not in called.names
+    assert (
+        called.names.count("zeropoint.linear.default")
+        == 2 * x.shape[1 if options.get("batch_first") else 0] * directions
+    )
+    assert torch.equal(stepwise, out)
+    for a, b in zip(*(s if isinstance(s, tuple) else (s,) for s in (state, other)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_given_states_of_a_static_layer():
+    torch.manual_seed(0)
+    x = torch.randn(6, 4, 8)
+    layer = static(nn.LSTM(8, 12), x).layer
+    q = zp.quantize_per_tensor(x, 0.03, 120, zp.quint8)
+    states = torch.randn(1, 4, 12), torch.randn(1, 4, 12)
+    out = layer(q, states)[0]
+    layer.layers[0].layer_fw.cell.register_forward_hook(lambda *_: None)
+    assert torch.equal(layer(q, states)[0].int_repr(), out.int_repr())
+    assert not torch.equal(layer(q)[0].int_repr(), out.int_repr())
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])

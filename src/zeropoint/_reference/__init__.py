@@ -20,6 +20,7 @@ from zeropoint._reference.quantize import (
     quantize_per_tensor,
     requantize,
 )
+from zeropoint._reference.recurrent import rnn_static
 from zeropoint._reference.resample import embedding, interpolate_bilinear2d
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "quantize_per_tensor",
     "requantize",
     "rnn_dynamic",
+    "rnn_static",
     "rotary",
     "silu_mul",
     "softmax",

@@ -33,6 +33,7 @@ linear_dynamic = torch.ops.zeropoint.linear_dynamic.default
 linear_grouped_pack = torch.ops.zeropoint.linear_grouped_pack.default
 linear_grouped = torch.ops.zeropoint.linear_grouped.default
 rnn_dynamic = torch.ops.zeropoint.rnn_dynamic.default
+rnn_static = torch.ops.zeropoint.rnn_static.default
 conv2d_pack = torch.ops.zeropoint.conv2d_pack.default
 conv2d = torch.ops.zeropoint.conv2d.default
 conv3d_pack = torch.ops.zeropoint.conv3d_pack.default

@@ -133,6 +133,13 @@ def _rnn_dynamic(
     return x.new_empty((*x.shape[:-1], h.shape[1])), torch.empty(h.shape), torch.empty(c.shape)
 
 
+@_fake("rnn_static")
+def _rnn_static(
+    x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, *rest: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return x.new_empty((x.shape[0], *h.shape)), torch.empty_like(h), torch.empty_like(c)
+
+
 @_fake("conv2d")
 @_fake("conv3d")
 def _conv(

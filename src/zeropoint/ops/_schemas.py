@@ -39,6 +39,11 @@ SCHEMAS = {
         "Tensor? ih_bias, Tensor hh, Tensor hh_packed, Tensor hh_scale, Tensor? hh_zero_point, Tensor? hh_bias, int kind, "
         "bool per_row, bool reverse) -> (Tensor, Tensor, Tensor)"
     ),
+    "rnn_static": (
+        "(Tensor x, Tensor h, Tensor c, Tensor ih, Tensor ih_packed, Tensor ih_scale, Tensor? ih_zero_point, Tensor? ih_bias, "
+        "Tensor hh, Tensor hh_packed, Tensor hh_scale, Tensor? hh_zero_point, Tensor? hh_bias, Tensor tables, Tensor grids, "
+        "int kind, bool reverse) -> (Tensor, Tensor, Tensor)"
+    ),
     "conv2d_pack": "(Tensor weight, Tensor? w_zero_point, int[] dilation, int groups) -> Tensor",
     "conv2d": f"(Tensor x, {_CONVOLUTION}, {_OUTPUT}) -> Tensor",
     "conv3d_pack": "(Tensor weight, Tensor? w_zero_point, int[] dilation, int groups) -> Tensor",

@@ -161,7 +161,8 @@ def _break_dynamo_graph(func: Any, args: Any) -> None:
     if found is not None and type(found._data) is not torch.Tensor:
         raise UnsupportedFakeTensorException(
             f"{_name(func)} of a quantized tensor needs the scale of its call site, and torch.compile sees no converted "
-            "module around it. Compile the model or the module, or use FloatFunctional"
+            "module around it. Compile the model or the module, or use FloatFunctional. Where the compiled model's own forward "
+            "calls it, torch.compile looks past the model's hooks unless torch._dynamo.config.wrap_top_frame is True"
         )
 
 

@@ -33,7 +33,8 @@ class TracedSite:
 # Results are tensors because Dynamo keeps only calls with such results.
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def enter_in_graph(sites: tuple[tuple[str, float, int, str], ...]) -> torch.Tensor:
-    named = {key: TracedSite(scale, zero_point, QDtype[dtype]) for key, scale, zero_point, dtype in sites}
+    # What Dynamo saw change between models it takes for variables: as numbers they are constants of this graph again.
+    named = {key: TracedSite(float(scale), int(zero_point), QDtype[dtype]) for key, scale, zero_point, dtype in sites}
     push(Frame(None, None, named))
     return torch.empty(0)
 

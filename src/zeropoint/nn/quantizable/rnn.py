@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from zeropoint.errors import QuantizationError
 from zeropoint.nn.quantized.modules.functional_modules import FloatFunctional
-from zeropoint.tensor import ObservedTensor, QTensor, mark, quantize_per_tensor, quint8, unmark
+from zeropoint.tensor import ObservedTensor, QTensor, mark, quint8, unmark
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
@@ -73,9 +73,13 @@ class _Cell(nn.Module):
 
     def initialize_hidden(self, batch_size: int, is_quantized: bool = False) -> Any:
         """Zero states [batch, hidden]; quantized with ``initial_hidden_state_qparams`` if asked."""
-        h = torch.zeros(batch_size, self.hidden_size)
         if is_quantized:
-            h = quantize_per_tensor(h, *self.initial_hidden_state_qparams, self.hidden_state_dtype)
+            scale, zero_point = self.initial_hidden_state_qparams
+            dtype = self.hidden_state_dtype
+            data = torch.full((batch_size, self.hidden_size), zero_point, dtype=dtype.storage)
+            h: Any = QTensor(data, scale, zero_point, dtype)
+        else:
+            h = torch.zeros(batch_size, self.hidden_size)
         return (h, h) if self._states == 2 else h
 
     def _initial(self, x: Any) -> Any:
