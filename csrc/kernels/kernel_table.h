@@ -142,6 +142,18 @@ struct AttendParams {
   float* out;
 };
 
+// Rows of quantized embeddings, whose sum or maximum is taken: as embedding_row's, each with its scale and zero point.
+struct BagParams {
+  const uint8_t* data;
+  int64_t width, features;  // bytes of a row; its values
+  bool four_bits, maximum;
+  const float *scale, *zero_point;  // by row of `data`
+  const int64_t* rows;
+  const float* weights;  // by place in `rows`; null: 1
+  int64_t count;         // of `rows`
+  float* out;
+};
+
 struct SoftmaxParams {
   const int32_t* powers;  // rhe(exp(-scale of x * d) * 2^23) at 255 - d, for distances d of 0..255 from the largest;
                           // then 255 zeros
@@ -209,6 +221,7 @@ struct KernelTable {
   void (*mix_pixels)(const uint8_t* q0, const uint8_t* q1, int64_t channels, float weight, uint8_t flip, float* out);
   void (*mix_rows)(const float* a, const float* b, int64_t n, float weight, uint8_t flip, uint8_t* out);
   void (*embedding_row)(const uint8_t* q, int64_t n, bool four_bits, float scale, float zero_point, float* out);
+  void (*embedding_bag)(const BagParams&);
   size_t (*grouped_scratch)(const GroupedParams&);
   void (*grouped)(const GroupedParams&, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch);
   // One group of a row: integers (two terms where `low` is not null), their sum, their scale; n real, the rest 0.

@@ -1,4 +1,4 @@
-// zeropoint::interpolate_bilinear2d and embedding.
+// zeropoint::interpolate_bilinear2d.
 #include <cmath>
 
 #include "../engine/operators.h"
@@ -86,46 +86,8 @@ Tensor interpolate_bilinear2d(Tensor x, std::vector<int64_t> output_size, bool a
   return out;
 }
 
-Tensor embedding(Tensor indices, Tensor weight, Tensor scale, Tensor zero_point, int64_t bits, int64_t features) {
-  const bool wide = indices.scalar_type() == ScalarType::Long;
-  ZP_REQUIRE(wide || indices.scalar_type() == ScalarType::Int, "embedding: indices must be int64 or int32");
-  ZP_REQUIRE(bits == 8 || bits == 4, "embedding: bits must be 8 or 4");
-  ZP_REQUIRE(weight.scalar_type() == ScalarType::Byte && weight.dim() == 2 && weight.is_contiguous() && features >= 1 &&
-                 weight.size(1) == (bits == 8 ? features : (features + 1) / 2),
-             "embedding: weight must be contiguous uint8 [rows, features], or two 4-bit values a byte");
-  const int64_t count = weight.size(0), width = weight.size(1);
-  for (const Tensor& t : {scale, zero_point})
-    ZP_REQUIRE(t.scalar_type() == ScalarType::Float && t.is_contiguous() && t.numel() == count,
-               "embedding: scale and zero_point must be contiguous float32 with one value per row");
-  indices = to_contiguous(indices);
-  std::vector<int64_t> sizes = sizes_of(indices);
-  sizes.push_back(features);
-  Tensor out = empty_contiguous(sizes, ScalarType::Float);
-  const int64_t n = indices.numel();
-  const auto at = [&](int64_t i) {
-    return wide ? static_cast<const int64_t*>(indices.data_ptr())[i]
-                : int64_t{static_cast<const int32_t*>(indices.data_ptr())[i]};
-  };
-  for (int64_t i = 0; i < n; ++i)
-    ZP_REQUIRE(at(i) >= 0 && at(i) < count,
-               "embedding: index " + std::to_string(at(i)) + " is outside the " + std::to_string(count) + " rows");
-  const auto *s = static_cast<const float*>(scale.data_ptr()), *z = static_cast<const float*>(zero_point.data_ptr());
-  auto* target = static_cast<float*>(out.data_ptr());
-  const KernelTable& kernel = kernels();
-  parallel(n, features, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = at(i);
-      kernel.embedding_row(bytes(weight) + row * width, features, bits == 4, s[row], z[row], target + i * features);
-    }
-  });
-  return out;
-}
-
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
-  ZP_OPERATOR(m, "interpolate_bilinear2d", interpolate_bilinear2d);
-  ZP_OPERATOR(m, "embedding", embedding);
-}
+STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) { ZP_OPERATOR(m, "interpolate_bilinear2d", interpolate_bilinear2d); }
 
 }  // namespace zeropoint

@@ -97,6 +97,10 @@ CASES = {
     "lookup": [(x(2, 3), x(256))],
     "interpolate_bilinear2d": [(nhwc(2, 3, 5, 4), [7, 9], False, 0.0, 0.0), (x(2, 3, 5, 4), [], True, 2.0, 1.5)],
     "embedding": [(torch.tensor([[1, 0, 2]]), x(3, 8), torch.ones(3), torch.zeros(3), 8, 8), (torch.tensor([1, 2]), x(3, 4), torch.ones(3), torch.zeros(3), 4, 7)],
+    "embedding_bag": [
+        (torch.tensor([1, 0, 2]), torch.tensor([0, 2]), x(3, 8), torch.ones(3), torch.zeros(3), 8, 8, 1, False, None, 0),
+        (torch.tensor([1, 2]), torch.tensor([0, 2]), x(3, 4), torch.ones(3), torch.zeros(3), 4, 7, 0, True, torch.ones(2)),
+    ],
     "max_pool2d": [(nhwc(2, 3, 9, 8), [3, 2], [2, 2], [1, 0], [1, 1], True)],
     "avg_pool2d": [(nhwc(2, 3, 9, 8), 3, [3, 2], [2, 2], [1, 0], False, True, None)],
     "global_avg_pool2d": [(nhwc(2, 3, 9, 8), 0.1, 3, 0.05, 7, 0, 255, U8)],

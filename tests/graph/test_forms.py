@@ -290,6 +290,56 @@ def test_embeddings(dynamic):
         program(torch.full((1, 2), 50))
 
 
+class Bags(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(50, 16, **options), nn.Linear(16, 5)
+
+    def forward(self, *inputs):
+        return self.head(self.bag(*inputs))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"mode": "sum"}, "rows"), ({"mode": "mean", "padding_idx": 3}, "rows"), ({"mode": "max"}, "offsets"),
+        ({"mode": "sum", "include_last_offset": True}, "offsets"), ({"mode": "sum"}, "weights"),
+    ],
+)  # fmt: skip
+def test_bags_of_embeddings(dynamic, options, kind):
+    torch.manual_seed(0)
+    model = Bags(**options).eval()
+
+    def inputs(bags, n):
+        rows = torch.randint(0, 50, (bags, n))
+        if kind == "rows":
+            return (rows,)
+        return (rows.flatten(), torch.arange(bags) * n, *([torch.randn(bags * n)] if kind == "weights" else []))
+
+    first, second = inputs(4, 7), inputs(6, 3)
+    program = zp.quantize(model, dynamic=True, example=first) if dynamic else zp.quantize(model, [first, second])
+    assert all(why == "int8" for *_, why in program.program.coverage)
+    assert [i.operator for i in program.program.body].count("zeropoint::embedding_bag") == 1
+    assert program.engine == "native"
+    for other in (first, second):
+        assert sqnr(model(*other), program(*other)) > 25
+        assert torch.equal(program(*other), program.program.interpret(list(other))[0])
+
+
+def test_bags_whose_sizes_are_used_too_stay_float():
+    class Model(Bags):
+        def forward(self, rows):
+            offsets = torch.arange(0, 8, 4)
+            result = torch.embedding_bag(self.bag.weight, rows.flatten(), offsets, False, 1, False, None, False, None)
+            return self.head(result[0]), result[2]
+
+    model, rows = Model().eval(), torch.randint(0, 50, (2, 4))
+    program = zp.quantize(model, dynamic=True, example=rows)
+    assert [why for _, operator, why in program.program.coverage if "bag" in operator] == ["more than its sums is used"]
+    assert torch.equal(program(rows)[1], model(rows)[1])
+
+
 def test_projections_are_listed():
     program = zp.quantize(_projected(), [torch.randn(2, 7, 12)])
     reasons = {operator: why for _, operator, why in program.program.coverage}

@@ -464,6 +464,27 @@ class Generator:
         name = f"{tuple(indices.shape)} {indices.dtype} {rows} {features} {bits}"
         return self._same("embedding", name, indices, weight, *qparams, bits, features)
 
+    def embedding_bag(self) -> Case:
+        rows, features, bits = self.one(1, 5, 40), self.one(1, 7, 16, 33, 200), self.one(8, 4)
+        weight = self.integers((rows, features if bits == 8 else -(-features // 2)), torch.uint8)
+        n, kind = self.one(0, 1, 7, 30), self.one(torch.int32, torch.int64)
+        indices = torch.randint(0, rows, (n,)).to(kind)
+        last = self.chance(0.4)
+        bags = self.one(1, 2, 6) if last else self.one(0, 1, 6)
+        in_rows = bags > 0 and self.chance(0.3)
+        indices = indices.reshape(1, n) if in_rows else indices
+        offsets = (
+            None
+            if in_rows
+            else torch.tensor(sorted([0, *(self.random.randint(0, n) for _ in range(bags - 1))])[:bags]).to(kind)
+        )
+        mode = self.random.randrange(3)
+        weights = torch.randn(indices.shape) if mode == 0 and self.chance(0.5) else None
+        padding = self.random.randrange(rows) if self.chance(0.4) else None
+        qparams = (torch.rand(rows) * 0.1, torch.randn(rows) * 50)
+        options = (bits, features, mode, last, weights, padding)
+        return self._same("embedding_bag", f"{offsets} {options}", indices, offsets, weight, *qparams, *options)
+
     def pool(self) -> Case:
         size = (self.one(1, 2), self.one(1, 3, 64, 70), self.random.randint(3, 12), self.random.randint(3, 12))
         x = self.layout(self.integers(size, self.byte_dtype()))
@@ -490,7 +511,7 @@ class Generator:
         "conv2d", "conv2d", "conv2d", "conv3d", "linear", "linear", "quantize_per_tensor", "quantize_per_channel",
         "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "add_float", "add_norm", "attention",
         "cached_attention", "rotary", "silu_mul", "lookup", "pool",
-        "interpolate_bilinear2d", "embedding",
+        "interpolate_bilinear2d", "embedding", "embedding_bag",
         "matmul", "matmul", "normalize", "softmax", "linear_dynamic", "linear_grouped", "linear_grouped", "rnn_dynamic",
         "rnn_static",
     )  # fmt: skip

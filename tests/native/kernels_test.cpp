@@ -347,6 +347,21 @@ struct Passes {
       keep(f.data(), 4 * n);
       if (kind & 1) keep(sum.data(), 4 * n);
     }
+    for (const bool four_bits : {false, true}) {
+      t.embedding_row(a.data(), n, four_bits, 0.1f, 3.5f, f.data());
+      keep(f.data(), 4 * n);
+      const int64_t rows[] = {0, 1, 0}, width = four_bits ? (n + 1) / 2 : n;
+      Bytes table(static_cast<size_t>(2 * width));
+      std::copy_n(a.data(), width, table.data());
+      std::copy_n(b.data(), width, table.data() + width);
+      const float scale[] = {0.1f, -0.3f}, zero_point[] = {3.5f, 200.25f}, weights[] = {0.7f, -1.1f, 0.3f};
+      BagParams bag = {table.data(), width, n, four_bits, false, scale, zero_point, rows, weights, 3, f.data()};
+      t.embedding_bag(bag);
+      keep(f.data(), 4 * n);
+      bag.maximum = true;
+      t.embedding_bag(bag);
+      keep(f.data(), 4 * n);
+    }
     t.silu_mul(x.data(), w.data(), n, f.data());
     keep(f.data(), 4 * n);
     t.rotate_row(x.data(), w.data(), state.data(), n - n % 2, f.data());

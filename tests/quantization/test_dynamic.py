@@ -270,3 +270,52 @@ def test_embeddings(dtype, worst):
     assert torch.equal(fresh(ids), quantized(ids))
     with pytest.raises(IndexError):
         quantized(torch.tensor([50]))
+    with pytest.raises(IndexError):
+        quantized_bag(torch.tensor([[50]]))
+
+
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        ({"mode": "sum"}, ("rows",)),
+        ({"mode": "sum"}, ("rows", "weights")),
+        ({"mode": "mean", "padding_idx": 3}, ("flat", "offsets")),
+        ({"mode": "max"}, ("flat", "offsets")),
+        ({"mode": "mean", "include_last_offset": True}, ("flat", "offsets")),
+        ({"mode": "mean", "include_last_offset": True}, ("rows",)),
+    ],
+)
+def test_embedding_bags_are_those_of_torch(options, given):
+    torch.manual_seed(0)
+    bag = nn.EmbeddingBag(20, 33, **options)
+    quantized = quantize_dynamic(nn.Sequential(bag), dtype=zp.quint8)[0]
+    rows = torch.randint(0, 20, (3, 7))
+    rows[0] = 3  # nothing but padding, where that is what 3 is
+    inputs = {
+        "rows": rows,
+        "flat": rows.flatten(),
+        "offsets": torch.tensor([0, 7, 7, 21]),
+        "weights": torch.randn(3, 7),
+    }
+    call = {
+        "per_sample_weights" if n == "weights" else "offsets" if n == "offsets" else "input": inputs[n] for n in given
+    }
+    expected = bag(**call).detach()
+    result = quantized(call.pop("input"), **call)
+    assert result.shape == expected.shape
+    assert float((result - expected).abs().max()) < 0.1
+    assert float((result - expected)[expected == 0].abs().sum()) == 0
+
+
+def test_embedding_bags_refuse_what_torch_refuses():
+    quantized = quantize_dynamic(nn.Sequential(nn.EmbeddingBag(20, 4)), dtype=zp.quint8)[0]  # means
+    rows = torch.randint(0, 20, (3, 7))
+    with pytest.raises(ValueError, match="indices .bags, n. without offsets"):
+        quantized(rows, torch.tensor([0, 7]))
+    with pytest.raises(ValueError, match="indices .bags, n. without offsets"):
+        quantized(rows.flatten())
+    with pytest.raises(ValueError, match="mode='sum'"):
+        quantized(rows, per_sample_weights=torch.ones(3, 7))
+    for offsets in ([1, 7], [0, 9, 7], [0, 22]):
+        with pytest.raises(ValueError, match="offsets must begin with 0"):
+            quantized(rows.flatten(), torch.tensor(offsets))

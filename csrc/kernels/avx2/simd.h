@@ -29,6 +29,10 @@ struct Avx2 {
   static constexpr int kDwInputBytes = 64;
   static constexpr int kDwWindow = 3;  // columns times groups of rows that fit the registers, with their weights
 
+  // kLanes bytes.
+  static I32 load_bytes(const uint8_t* p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
   static I32 load_i32(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static void store_i32(int32_t* p, I32 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
   static I32 set_i32(int32_t x) { return _mm256_set1_epi32(x); }

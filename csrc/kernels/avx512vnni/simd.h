@@ -45,6 +45,10 @@ struct Avx512Vnni {
   static constexpr int kDwInputBytes = 64;
   static constexpr int kDwWindow = 14;  // columns times groups of rows that fit the registers, with their weights
 
+  // kLanes bytes.
+  static I32 load_bytes(const uint8_t* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   static I32 load_i32(const int32_t* p) { return _mm512_loadu_si512(p); }
   static void store_i32(int32_t* p, I32 v) { _mm512_storeu_si512(p, v); }
   static I32 set_i32(int32_t x) { return _mm512_set1_epi32(x); }

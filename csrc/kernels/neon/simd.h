@@ -39,6 +39,12 @@ struct Neon {
 #endif
   }
 
+  // kLanes bytes.
+  static I32 load_bytes(const uint8_t* p) {
+    uint32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four)))));
+  }
   static I32 load_i32(const int32_t* p) { return vld1q_s32(p); }
   static void store_i32(int32_t* p, I32 v) { vst1q_s32(p, v); }
   static I32 set_i32(int32_t x) { return vdupq_n_s32(x); }

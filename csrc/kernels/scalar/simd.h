@@ -46,6 +46,12 @@ struct Scalar {
     return r;
   }
 
+  // kLanes bytes.
+  static I32 load_bytes(const uint8_t* p) {
+    I32 r;
+    for (int i = 0; i < kLanes; ++i) r.lane[i] = p[i];
+    return r;
+  }
   static I32 load_i32(const int32_t* p) {
     I32 r;
     __builtin_memcpy(&r, p, sizeof r);

@@ -1,4 +1,4 @@
-// Bilinear interpolation of NHWC bytes and rows of quantized embeddings: float32 operation for operation.
+// Bilinear interpolation of NHWC bytes: float32 operation for operation.
 #pragma once
 #include "elementwise.h"
 
@@ -20,20 +20,6 @@ void mix_rows(const float* __restrict a, const float* __restrict b, int64_t n, f
               uint8_t* __restrict out) {
   for (int64_t i = 0; i < n; ++i)
     out[i] = static_cast<uint8_t>(round_clamp(a[i] + (b[i] - a[i]) * weight, 0, 255) ^ flip);
-}
-
-// (q - zero_point) * scale of a row of 8-bit values, or of 4-bit ones, low halves first.
-void embedding_row(const uint8_t* __restrict q, int64_t n, bool four_bits, float scale, float zero_point,
-                   float* __restrict out) {
-  if (!four_bits) {
-    for (int64_t i = 0; i < n; ++i) out[i] = (static_cast<float>(q[i]) - zero_point) * scale;
-    return;
-  }
-  for (int64_t i = 0; i < n / 2; ++i) {
-    out[2 * i] = (static_cast<float>(q[i] & 15) - zero_point) * scale;
-    out[2 * i + 1] = (static_cast<float>(q[i] >> 4) - zero_point) * scale;
-  }
-  if (n % 2) out[n - 1] = (static_cast<float>(q[n / 2] & 15) - zero_point) * scale;
 }
 
 }  // namespace

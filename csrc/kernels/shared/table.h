@@ -4,6 +4,7 @@
 #include "depthwise.h"
 #include "dynamic.h"
 #include "elementwise.h"
+#include "embedding.h"
 #include "grouped.h"
 #include "igemm.h"
 #include "norm.h"
@@ -45,6 +46,7 @@ constexpr KernelTable make_table(const char* name) {
       .mix_pixels = mix_pixels,
       .mix_rows = mix_rows,
       .embedding_row = embedding_row,
+      .embedding_bag = embedding_bag<V>,
       .grouped_scratch = grouped_scratch<V>,
       .grouped = grouped<V>,
       .quantize_group = quantize_group<V>,

@@ -8,6 +8,7 @@ from zeropoint._reference.attention import attention, cached_attention
 from zeropoint._reference.conv import conv2d, conv2d_pack, conv3d, conv3d_pack
 from zeropoint._reference.dynamic import linear_dynamic, rnn_dynamic
 from zeropoint._reference.elementwise import add, add_float, lookup, mul, rotary, silu_mul
+from zeropoint._reference.embedding import embedding, embedding_bag
 from zeropoint._reference.grouped import linear_grouped, linear_grouped_pack
 from zeropoint._reference.linear import linear, linear_pack
 from zeropoint._reference.matmul import matmul
@@ -21,7 +22,7 @@ from zeropoint._reference.quantize import (
     requantize,
 )
 from zeropoint._reference.recurrent import rnn_static
-from zeropoint._reference.resample import embedding, interpolate_bilinear2d
+from zeropoint._reference.resample import interpolate_bilinear2d
 
 __all__ = [
     "adaptive_avg_pool2d",
@@ -38,6 +39,7 @@ __all__ = [
     "dequantize_per_channel",
     "dequantize_per_tensor",
     "embedding",
+    "embedding_bag",
     "global_avg_pool2d",
     "interpolate_bilinear2d",
     "linear",

@@ -1,4 +1,4 @@
-"""Reference of zeropoint::interpolate_bilinear2d and embedding."""
+"""Reference of zeropoint::interpolate_bilinear2d."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from zeropoint.errors import QuantizationError
 
-__all__ = ["bilinear_extent", "embedding", "interpolate_bilinear2d"]
+__all__ = ["bilinear_extent", "interpolate_bilinear2d"]
 
 
 def bilinear_extent(size: int, scale: float) -> int:
@@ -53,23 +53,3 @@ def interpolate_bilinear2d(
     upper, lower = (mix(v[..., left], v[..., right], ww) for v in (value[:, :, top], value[:, :, bottom]))
     out = torch.round(mix(upper, lower, wh.unsqueeze(1))).clamp(0, 255).to(torch.int32) - shift
     return out.to(x.dtype).contiguous(memory_format=torch.channels_last)
-
-
-def embedding(
-    indices: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, bits: int, features: int
-) -> torch.Tensor:
-    """Rows ``(float32(q) - zero_point[row]) * scale[row]``: indices [...] to float32 [..., features].
-
-    ``weight`` is uint8 [rows, features], or with 4 ``bits`` [rows, ceil(features / 2)], low halves first.
-
-    Raises:
-        ValueError: an index outside the rows.
-    """
-    rows = weight.shape[0]
-    if indices.numel() and not bool(((indices >= 0) & (indices < rows)).all()):
-        raise ValueError(f"embedding: an index is outside the {rows} rows")
-    index = indices.long()
-    packed = weight[index]
-    if bits == 4:
-        packed = torch.stack([packed & 15, packed >> 4], -1).flatten(-2)[..., :features]
-    return (packed.float() - zero_point[index].unsqueeze(-1)) * scale[index].unsqueeze(-1)

@@ -15,7 +15,7 @@ from torch import fx
 from zeropoint.graph.builder import module_path
 from zeropoint.graph.canonicalize import arguments
 from zeropoint.graph.constants import constant_of, is_constant
-from zeropoint.graph.embedding import EMBEDDING, embedding_reason
+from zeropoint.graph.embedding import EMBEDDINGS, embedding_reason
 from zeropoint.graph.recurrent import RECURRENT, recurrent_reason
 from zeropoint.quantization.qconfig import QConfigAny
 from zeropoint.quantization.qconfig_mapping import QConfigMapping
@@ -105,7 +105,7 @@ _ADAPTIVE = {
 }  # fmt: skip
 _POOL_DIMS = {aten.max_pool1d.default: 3, aten.avg_pool1d.default: 3, aten.max_pool3d.default: 5}
 _LAYERS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default}
-_BY_WEIGHT = {EMBEDDING: embedding_reason, **dict.fromkeys(RECURRENT, recurrent_reason)}
+_BY_WEIGHT = dict.fromkeys(EMBEDDINGS, embedding_reason) | dict.fromkeys(RECURRENT, recurrent_reason)
 
 
 def _value(node: Any) -> torch.Tensor | None:

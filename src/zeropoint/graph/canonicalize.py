@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from typing import Any
 
@@ -87,6 +88,20 @@ def _batch_norm_of_decomposition(node: fx.Node) -> None:
     node.graph.erase_node(node)
 
 
+def _product_of_sizes(node: fx.Node) -> None:
+    """How many values a tensor has, from its sizes."""
+    x = node.args[0]
+    assert isinstance(x, fx.Node)
+    with node.graph.inserting_before(node):
+        result: Any = 1
+        for i, size in enumerate(x.meta["val"].shape):
+            one = node.graph.call_function(aten.sym_size.int, (x, i))
+            one.meta["val"] = size
+            result = one if i == 0 else node.graph.call_function(operator.mul, (result, one))
+            result.meta["val"] = size if i == 0 else x.meta["val"].shape[: i + 1].numel()
+    replace_node(node, result)
+
+
 def _replace_named_padding(module: fx.GraphModule, node: fx.Node) -> None:
     """``padding="same"`` or ``"valid"`` as numbers; of an odd "same", the larger side is a pad of its own, as in torch."""
     a = arguments(node)
@@ -124,5 +139,7 @@ def canonicalize(module: fx.GraphModule) -> None:
             node.target = aten.reshape.default
         elif node.target is aten._native_batch_norm_legit_no_training.default:
             _batch_norm_of_decomposition(node)
+        elif node.target is aten.sym_numel.default:
+            _product_of_sizes(node)
     graph.eliminate_dead_code()
     module.recompile()

@@ -11,7 +11,7 @@ from zeropoint import ops
 from zeropoint.graph.builder import GraphBuilder, source_name
 from zeropoint.graph.canonicalize import arguments
 from zeropoint.graph.constants import constant_of, is_constant
-from zeropoint.graph.embedding import EMBEDDING, embedding_reason, lower_embedding
+from zeropoint.graph.embedding import EMBEDDINGS, embedding_reason, lower_embedding
 from zeropoint.graph.recurrent import RECURRENT, lower_recurrent, quantize_per_output, recurrent_reason
 
 __all__ = ["DynamicLowering"]
@@ -28,24 +28,29 @@ class DynamicLowering(GraphBuilder):
         self.values: dict[fx.Node, Any] = {}
 
     def run(self) -> fx.GraphModule:
-        forms = {aten.linear.default: self._linear, EMBEDDING: self._embedding}
-        forms |= dict.fromkeys(RECURRENT, self._recurrent)
+        forms = {aten.linear.default: self._linear}
+        forms |= dict.fromkeys(EMBEDDINGS, self._embedding) | dict.fromkeys(RECURRENT, self._recurrent)
+        covered: list[tuple[fx.Node, str]] = []
         for node in self.module.graph.nodes:
             self._current = node
             if node in self.values:
-                continue  # a part of a recurrent layer's result
+                continue  # a part of a recurrent layer's or a bag's result
             lower = forms.get(node.target)
             reason = None if lower is None else lower(node)
             if lower is not None and reason is None:
-                self.cover(node, "int8")
+                covered.append((node, "int8"))
                 continue
             self.values[node] = self.graph.node_copy(node, lambda n: self.values[n])
             size = isinstance(node.meta.get("val"), (int, torch.SymInt))
             if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and not size:
                 self.values[node].meta["source"] = source_name(node)
                 quantized = node.target.namespace == "zeropoint"  # a layer of another kind, as it came
-                self.cover(node, "int8" if quantized else reason or "no dynamic int8 form")
+                covered.append((node, "int8" if quantized else reason or "no dynamic int8 form"))
         self.graph.eliminate_dead_code()
+        left = set(self.graph.nodes)
+        for node, why in covered:  # what only an int8 form has replaced is not there any more
+            if why == "int8" or self.values[node] in left:
+                self.cover(node, why)
         return fx.GraphModule(self.module, self.graph)
 
     def _recurrent(self, node: fx.Node) -> str | None:
@@ -57,7 +62,7 @@ class DynamicLowering(GraphBuilder):
     def _embedding(self, node: fx.Node) -> str | None:
         reason = embedding_reason(node)
         if reason is None:
-            self.values[node] = lower_embedding(self, node, lambda n: self.values[n])
+            self.values.update(lower_embedding(self, node, lambda n: self.values[n]))
         return reason
 
     def _linear(self, node: fx.Node) -> str | None:

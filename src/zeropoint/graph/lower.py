@@ -16,7 +16,7 @@ from zeropoint.graph.builder import GraphBuilder, source_name
 from zeropoint.graph.calibrate import Calibration
 from zeropoint.graph.canonicalize import arguments, numbers
 from zeropoint.graph.constants import constant_of
-from zeropoint.graph.embedding import EMBEDDING, lower_embedding
+from zeropoint.graph.embedding import EMBEDDINGS, lower_embedding
 from zeropoint.graph.recurrent import lower_recurrent, recurrent_quality
 from zeropoint.nn.quantized.modules.weighted import quantize_weight
 from zeropoint.tensor import QDtype, QTensor, is_per_channel
@@ -61,7 +61,7 @@ class Lowering(GraphBuilder):
             elif node in self.annotation.carrier:
                 self.cover(node, "int8")  # done with its clamp
             elif node in self.floats:
-                continue  # a part of a recurrent layer's result
+                continue  # a part of a recurrent layer's or a bag's result
             elif node in self.annotation.by_weight:
                 self._by_weight(node)
             elif node in self.annotation.forms:
@@ -104,8 +104,8 @@ class Lowering(GraphBuilder):
     # ---- operators
 
     def _by_weight(self, node: fx.Node) -> None:
-        if node.target is EMBEDDING:
-            self.floats[node] = lower_embedding(self, node, self.as_float)
+        if node.target in EMBEDDINGS:
+            self.floats.update(lower_embedding(self, node, self.as_float))
             self.cover(node, "int8")
             return
         quality = recurrent_quality(self.module, node, self.calibration.recurrent_runs.get(node, []))

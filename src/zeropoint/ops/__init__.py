@@ -55,6 +55,7 @@ avg_pool2d = torch.ops.zeropoint.avg_pool2d.default
 global_avg_pool2d = torch.ops.zeropoint.global_avg_pool2d.default
 interpolate_bilinear2d = torch.ops.zeropoint.interpolate_bilinear2d.default
 embedding = torch.ops.zeropoint.embedding.default
+embedding_bag = torch.ops.zeropoint.embedding_bag.default
 adaptive_avg_pool2d = torch.ops.zeropoint.adaptive_avg_pool2d.default
 
 __all__ = sorted(_REFERENCES)

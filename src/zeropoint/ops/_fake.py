@@ -314,6 +314,24 @@ def _embedding(
     return torch.empty((*indices.shape, features), dtype=torch.float32, device=indices.device)
 
 
+@_fake("embedding_bag")
+def _embedding_bag(
+    indices: torch.Tensor,
+    offsets: torch.Tensor | None,
+    weight: Any,
+    scale: Any,
+    zero_point: Any,
+    bits: int,
+    features: int,
+    mode: int,
+    include_last_offset: bool,
+    per_sample_weights: Any = None,
+    padding_idx: int | None = None,
+) -> torch.Tensor:
+    bags = (indices if offsets is None else offsets).shape[0] - (1 if include_last_offset else 0)
+    return torch.empty((bags, features), dtype=torch.float32, device=indices.device)
+
+
 @_fake("adaptive_avg_pool2d")
 def _adaptive_avg_pool2d(x: torch.Tensor, zero_point: int, output_size: Sequence[int]) -> torch.Tensor:
     return _nhwc(x, x.shape[1], output_size[0], output_size[1], x.dtype)

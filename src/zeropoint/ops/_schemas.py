@@ -91,6 +91,10 @@ SCHEMAS = {
         "(Tensor x, int[] output_size, bool align_corners, float scale_h, float scale_w) -> Tensor"
     ),
     "embedding": ("(Tensor indices, Tensor weight, Tensor scale, Tensor zero_point, int bits, int features) -> Tensor"),
+    "embedding_bag": (
+        "(Tensor indices, Tensor? offsets, Tensor weight, Tensor scale, Tensor zero_point, int bits, int features, int mode, "
+        "bool include_last_offset, Tensor? per_sample_weights=None, int? padding_idx=None) -> Tensor"
+    ),
     "program_create": "(Tensor code, str names, Tensor[] constants) -> int",
     "program_run": "(int program, Tensor[] inputs) -> Tensor[]",
     "program_profile": "(int program, Tensor[] inputs) -> Tensor",

@@ -97,15 +97,17 @@ class _EmbeddingBase(nn.Module):
     def weight(self) -> QTensor:
         return QTensor(self._integers(self.weight_data), self.weight_scale, self.weight_zero_point, self.dtype, 0)
 
-    def _rows(self, indices: torch.Tensor) -> torch.Tensor:
-        """float32 ``scale * (q - zero_point)`` of the rows asked for, and no others."""
-        if indices.is_floating_point() or indices.dtype == torch.bool:
-            raise QuantizationError(f"{type(self).__name__}: indices must be integers, got {indices.dtype}")
+    def _looked_up(self, operator: Any, indices: tuple[torch.Tensor | None, ...], *options: Any) -> torch.Tensor:
+        """What ``operator`` makes of the rows asked for, and of no others."""
+        for t in indices:
+            if t is not None and (t.is_floating_point() or t.dtype == torch.bool):
+                raise QuantizationError(f"{type(self).__name__}: indices must be integers, got {t.dtype}")
+        known = [t if t is None or t.dtype in (torch.int32, torch.int64) else t.long() for t in indices]
         bits = 8 if self.dtype is quint8 else 4
-        index = indices if indices.dtype in (torch.int32, torch.int64) else indices.long()
         rows = (self.weight_data, self.weight_scale, self.weight_zero_point)
         try:
-            return ops.embedding(index, *rows, bits, self.embedding_dim)
+            result: torch.Tensor = operator(*known, *rows, bits, self.embedding_dim, *options)
+            return result
         except ValueError as error:
             if "outside the" not in str(error):
                 raise
@@ -155,7 +157,7 @@ class Embedding(_EmbeddingBase):
         self._set_up(dtype, _weight)
 
     def forward(self, indices: torch.Tensor) -> torch.Tensor:
-        return self._rows(indices)
+        return self._looked_up(ops.embedding, (indices,))
 
     @classmethod
     def from_float(cls, mod: Any, use_precomputed_fake_quant: bool = False) -> Embedding:
@@ -217,16 +219,18 @@ class EmbeddingBag(_EmbeddingBase):
     ) -> torch.Tensor:
         if compressed_indices_mapping is not None:
             raise QuantizationError("EmbeddingBag: compressed_indices_mapping is not supported")
-        rows = self._rows(indices).reshape(-1, self.embedding_dim)
-        positions = torch.arange(indices.numel(), device=indices.device).reshape(indices.shape)
-        if self.padding_idx is not None:
-            # Padding rows are those at their own position; F.embedding_bag knows one index, so all point to the last row.
-            rows = torch.cat([rows, rows.new_zeros(1, self.embedding_dim)])
-            positions = torch.where(indices == self.padding_idx, len(rows) - 1, positions)
-        return F.embedding_bag(
-            positions, rows, None if offsets is None else offsets.long(), mode=self.mode, per_sample_weights=per_sample_weights,
-            include_last_offset=self.include_last_offset,
-            padding_idx=None if self.padding_idx is None else len(rows) - 1,
+        if (indices.dim(), None if offsets is None else offsets.dim()) not in ((2, None), (1, 1)):
+            raise ValueError(
+                "EmbeddingBag: give indices [bags, n] without offsets, or indices [n] with offsets [bags], got "
+                f"{list(indices.shape)} and {None if offsets is None else list(offsets.shape)}"
+            )
+        if per_sample_weights is not None:
+            if per_sample_weights.shape != indices.shape or self.mode != "sum":
+                raise ValueError("EmbeddingBag: per_sample_weights need the shape of the indices, and mode='sum'")
+            per_sample_weights = per_sample_weights.float().contiguous()
+        return self._looked_up(
+            ops.embedding_bag, (indices, offsets), ("sum", "mean", "max").index(self.mode),
+            self.include_last_offset, per_sample_weights, self.padding_idx,
         )  # fmt: skip
 
     @classmethod
