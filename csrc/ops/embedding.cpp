@@ -100,10 +100,10 @@ Tensor embedding_bag(Tensor indices, OptionalTensor offsets, Tensor weight, Tens
     weights = static_cast<const float*>(per_sample_weights->data_ptr());
   }
   check_indices(what, index, rows.count);
-  const int64_t given = in_rows ? indices.size(0) : offset.size(), n = index.size();
-  ZP_REQUIRE(!include_last_offset || given >= 1,
-             "embedding_bag: there must be at least one bag or offset, the last, with include_last_offset");
-  const int64_t bags = given - (include_last_offset ? 1 : 0), per_row = in_rows ? indices.size(1) : 0;
+  const int64_t n = index.size(), per_row = in_rows ? indices.size(1) : 0;
+  ZP_REQUIRE(in_rows || !include_last_offset || offset.size() >= 1,
+             "embedding_bag: there must be at least one offset, the last, with include_last_offset");
+  const int64_t bags = in_rows ? indices.size(0) : offset.size() - (include_last_offset ? 1 : 0);
   const auto start = [&](int64_t bag) { return in_rows ? bag * per_row : bag < offset.size() ? offset[bag] : n; };
   for (int64_t bag = 0; bag < bags; ++bag)
     ZP_REQUIRE(start(bag) >= 0 && start(bag) <= start(bag + 1) && start(bag + 1) <= n && (bag > 0 || start(0) == 0),

@@ -310,9 +310,9 @@ def test_embedding_bags_are_those_of_torch(options, given):
 def test_embedding_bags_refuse_what_torch_refuses():
     quantized = quantize_dynamic(nn.Sequential(nn.EmbeddingBag(20, 4)), dtype=zp.quint8)[0]  # means
     rows = torch.randint(0, 20, (3, 7))
-    with pytest.raises(ValueError, match="indices .bags, n. without offsets"):
+    with pytest.raises(ValueError, match=r"indices .bags, n. without offsets"):
         quantized(rows, torch.tensor([0, 7]))
-    with pytest.raises(ValueError, match="indices .bags, n. without offsets"):
+    with pytest.raises(ValueError, match=r"indices .bags, n. without offsets"):
         quantized(rows.flatten())
     with pytest.raises(ValueError, match="mode='sum'"):
         quantized(rows, per_sample_weights=torch.ones(3, 7))

@@ -37,7 +37,11 @@ def embedding_reason(node: fx.Node) -> str | None:
 def _rows_of_bags(a: dict[str, Any]) -> fx.Node | None:
     """The indices [bags, n] that ``F.embedding_bag`` made one dimension of, with offsets that are multiples of n."""
     flat, offsets = a["indices"], a["offsets"]
-    if flat.target is not aten.reshape.default or offsets.target is not aten.arange.start_step:
+    if (
+        a["include_last_offset"]
+        or flat.target is not aten.reshape.default
+        or offsets.target is not aten.arange.start_step
+    ):
         return None
     rows = flat.args[0]
     shape = rows.meta["val"].shape

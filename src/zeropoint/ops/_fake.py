@@ -328,7 +328,7 @@ def _embedding_bag(
     per_sample_weights: Any = None,
     padding_idx: int | None = None,
 ) -> torch.Tensor:
-    bags = (indices if offsets is None else offsets).shape[0] - (1 if include_last_offset else 0)
+    bags = indices.shape[0] if offsets is None else offsets.shape[0] - (1 if include_last_offset else 0)
     return torch.empty((bags, features), dtype=torch.float32, device=indices.device)
 
 
