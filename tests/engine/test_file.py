@@ -13,6 +13,14 @@ from torch import nn
 
 import zeropoint as zp
 from zeropoint.engine import ProgramError
+from zeropoint.quantization import (
+    QuantWrapper,
+    convert,
+    get_default_qconfig,
+    prepare,
+    quantize_dynamic,
+    quantize_weight_only,
+)
 
 
 class Small(nn.Module):
@@ -189,3 +197,58 @@ def test_saving_over_the_file_it_came_from(program, path):
     x = torch.randn(1, 3, 6, 6)
     assert torch.equal(zp.load(path)(x)["out"], program(x)["out"])
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def _converted(layer, x):
+    model = QuantWrapper(layer).eval()
+    model.qconfig = get_default_qconfig()
+    prepared = prepare(model)
+    prepared(x)
+    return convert(prepared)
+
+
+EAGER = {
+    "convolutions": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 4, 3, stride=2)
+    ),
+    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.ReLU(), nn.Linear(8, 4)),
+}
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_eager_models_that_have_run_are_packed_by_their_programs(name, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 12, 12)
+    eager = _converted(EAGER[name](), x)
+    expected = eager(x)  # packs the weights for this CPU
+    program = zp.compile(eager, x)
+    assert len(program.program.prologue) >= 2
+    program.save(tmp_path / "eager.zp")
+    assert torch.equal(zp.load(tmp_path / "eager.zp")(x), expected)
+    exported = torch.export.export(eager, (x,))
+    assert sum("_pack" in str(node.target) for node in exported.graph.nodes) >= 2
+    assert torch.equal(exported.module()(x), expected)
+
+
+@pytest.mark.parametrize("convert_", [quantize_dynamic, quantize_weight_only])
+def test_layers_that_have_run_are_packed_by_their_programs(convert_, tmp_path):
+    torch.manual_seed(0)
+    layers, x = convert_(nn.Sequential(nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 4)).eval()), torch.randn(5, 32)
+    expected = layers(x)
+    zp.compile(layers, x).save(tmp_path / "layers.zp")
+    assert torch.equal(zp.load(tmp_path / "layers.zp")(x), expected)
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return torch.fft.rfft(self.fc(x)).abs()
+
+    program = zp.quantize(Model().eval(), dynamic=True, example=torch.randn(3, 8))
+    with pytest.raises(ProgramError, match=r"save: the file could not be loaded again: 'aten::.*fft.* is no operator"):
+        program.save(tmp_path / "fft.zp")
+    assert not list(tmp_path.iterdir())

@@ -33,7 +33,11 @@ _GEOMETRY = 1 << 16  # strides, paddings and kernel sizes of zeropoint's operato
 
 
 def save(module: ProgramModule, path: str | os.PathLike[str]) -> None:
-    """Writes the module's program."""
+    """Writes the module's program.
+
+    Raises:
+        ProgramError: it has something that :func:`load` would refuse, as an operator that programs of files may not call.
+    """
     program = module.program
     document = {
         "version": VERSION,
@@ -49,10 +53,15 @@ def save(module: ProgramModule, path: str | os.PathLike[str]) -> None:
     }
     # Contiguous, and none sharing memory: what safetensors takes.
     tensors = {str(index): value.detach().contiguous().clone() for index, value in program.constants.items()}
+    text = json.dumps(document, allow_nan=False)
+    try:
+        _Reader(json.loads(text), tensors).read()
+    except ProgramError as error:
+        raise ProgramError(f"save: the file could not be loaded again: {error}") from error
     # Written beside and moved into place: a program that was loaded from `path` still looks at the old file.
     written = f"{os.fspath(path)}.{os.getpid()}.tmp"
     try:
-        save_file(tensors, written, metadata={_KEY: json.dumps(document, allow_nan=False)})
+        save_file(tensors, written, metadata={_KEY: text})
         os.replace(written, path)
     finally:
         Path(written).unlink(missing_ok=True)

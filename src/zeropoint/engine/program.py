@@ -179,6 +179,7 @@ class _Builder:
         self.values: dict[fx.Node, Any] = {}
         self.constants: dict[str, Value] = {}
         self.fixed: set[int] = set()
+        self.folded: dict[str, Value] = {}  # results of calls on fixed tensors alone
 
     def build(self) -> Program:
         for node in self.module.graph.nodes:
@@ -265,9 +266,17 @@ class _Builder:
             "" if target._overloadname == "default" else f".{target._overloadname}"
         )
         instruction = Instruction(name, arguments, [], source)
+        fixed = all(v.index in self.fixed for v in _values(arguments)) and not _registers(arguments)
         if isinstance(target._schema.returns[0].type, torch.TensorType) and len(target._schema.returns) == 1:
+            # What is computed twice of the same is one tensor: a weight that is packed is the one that is multiplied.
+            key = f"{name} {arguments}"
+            if key in self.folded:
+                self.values[node] = self.folded[key]
+                return
             instruction.results = [self._new()]
             self.values[node] = Value(instruction.results[0])  # type: ignore[arg-type]
+            if fixed and _values(arguments):
+                self.folded[key] = self.values[node]
         else:
             used = {user.args[1]: None for user in node.users if user.target is operator.getitem}
             if len(used) < len({*node.users}) and any(u.target is not operator.getitem for u in node.users):
@@ -275,7 +284,7 @@ class _Builder:
             count = max((int(i) for i in used), default=-1) + 1  # type: ignore[arg-type]
             instruction.results = [self._new() if i in used else None for i in range(count)]
             self.values[node] = [None if r is None else Value(r) for r in instruction.results]
-        if all(v.index in self.fixed for v in _values(arguments)) and not _registers(arguments):
+        if fixed:
             self._fold(node, target, instruction)
         else:
             self.program.body.append(instruction)

@@ -6,6 +6,7 @@ import enum
 import inspect
 import logging
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
 from zeropoint.errors import QuantizationError
 
-__all__ = ["CaptureError", "Captured", "capture", "is_inplace"]
+__all__ = ["CaptureError", "Captured", "capture", "in_eval_mode", "is_inplace"]
 
 
 class CaptureError(QuantizationError):
@@ -168,6 +169,18 @@ def _functionalize(exported: torch.export.ExportedProgram) -> fx.GraphModule:
     return exported.module(check_guards=False)
 
 
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Every module as it was, after."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for one in training:
+            one.training = True
+
+
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Captured:
     """``model`` in eval mode as a graph of functional aten operators; batch and sequence stay open where the model does.
 
@@ -186,15 +199,9 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         raise CaptureError(
             f"capture: programs are made of float32 models on the CPU, this one has {found}; try model.float()"
         )
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with _quiet(), torch.no_grad():
-            exported = _export(model, args, kwargs)
-            module = _functionalize(exported)
-    finally:
-        for one in training:
-            one.training = True
+    with _quiet(), torch.no_grad(), in_eval_mode(model):
+        exported = _export(model, args, kwargs)
+        module = _functionalize(exported)
     assert exported.call_spec.in_spec is not None
     assert exported.call_spec.out_spec is not None
     graph = module.graph

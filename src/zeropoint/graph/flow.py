@@ -25,6 +25,7 @@ from zeropoint.graph.lower import Lowering
 from zeropoint.graph.norms import fuse_norms
 from zeropoint.graph.numbers_to_tensors import numbers_to_tensors
 from zeropoint.graph.pairs import pair_weights
+from zeropoint.graph.precision import in_float32
 from zeropoint.graph.simplify import simplify
 from zeropoint.quantization.one_call import QuantizedModel, as_call, quantize_modules
 from zeropoint.quantization.qconfig import QConfig
@@ -132,6 +133,7 @@ def prepare_program(
         ProgramError: the graph has calls that no program can have.
     """
     args, kwargs = as_call(model, example)
+    model = in_float32(model, args, kwargs)
     return GraphCalibration(model, capture(model, args, kwargs), _mapping(qconfig))
 
 
@@ -229,7 +231,7 @@ def _without_data(
     """A program of what ``lower`` makes of the graph; where there is no graph, ``modules()``, and a warning."""
     args, kwargs = as_call(model, example)
     try:
-        captured = capture(model, args, kwargs)
+        captured = capture(in_float32(model, args, kwargs), args, kwargs)
         canonicalize(captured.graph_module)
         simplify(captured.graph_module)
         return _program(captured, *lower(captured))

@@ -146,7 +146,10 @@ class Convolution:
             if result is None:
                 layout = torch.channels_last if dims == 2 else torch.contiguous_format
                 shape = (x.shape[0], part.shape[1], *sizes)
-                result = torch.empty(shape, dtype=part.dtype, device=x.device, memory_format=layout)
+                if torch.compiler.is_exporting():  # memory as it is has no place in a graph that goes to a file
+                    result = torch.zeros(shape, dtype=part.dtype).contiguous(memory_format=layout)
+                else:
+                    result = torch.empty(shape, dtype=part.dtype, device=x.device, memory_format=layout)
             result[tuple(where)] = part
         assert result is not None
         return result

@@ -50,16 +50,20 @@ class _BatchNorm(QuantizedOutput):
 
     def _affine(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Signs (the int8 weight), its packed form, magnitudes (the weight scales) and offsets (the bias)."""
+        if torch.compiler.is_exporting():  # the graph may run on another CPU: the packing is in it
+            return self._prepare()
         tensors = (self.weight, self.bias, self.running_mean, self.running_var)
         key = (backend.layout_id(), *(t._version for t in tensors), *(id(t) for t in tensors))
         if key != self._prepared_for:
-            factor = self.weight.double() / torch.sqrt(self.running_var.double() + self.eps)
-            offset = (self.bias.double() - self.running_mean.double() * factor).float()
-            sign = torch.sign(factor).to(torch.int8).reshape(-1, 1, 1, 1)
-            magnitude = torch.where(factor == 0, 1.0, factor.abs()).float()
-            packed = ops.conv2d_pack(sign, None, (1, 1), self.num_features)
-            self._prepared, self._prepared_for = (sign, packed, magnitude, offset), key
+            self._prepared, self._prepared_for = self._prepare(), key
         return self._prepared
+
+    def _prepare(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        factor = self.weight.double() / torch.sqrt(self.running_var.double() + self.eps)
+        offset = (self.bias.double() - self.running_mean.double() * factor).float()
+        sign = torch.sign(factor).to(torch.int8).reshape(-1, 1, 1, 1)
+        magnitude = torch.where(factor == 0, 1.0, factor.abs()).float()
+        return sign, ops.conv2d_pack(sign, None, (1, 1), self.num_features), magnitude, offset
 
     def forward(self, input: QTensor) -> QTensor:
         if not self._calibrated:

@@ -294,7 +294,12 @@ class PackedOnUse(nn.Module):
         raise NotImplementedError
 
     def pack(self) -> Packed:
-        """Packs the weight for the instruction set in use, unless it is already; running does so by itself."""
+        """Packs the weight for the instruction set in use, unless it is already; running does so by itself.
+
+        An exported graph has the packing in it: it may run on another CPU.
+        """
+        if torch.compiler.is_exporting():
+            return self._pack_weight()
         if self._packed is None or self._packed_layout != backend.layout_id():
             self._packed, self._packed_layout = self._pack_weight(), backend.layout_id()
         return self._packed
