@@ -1,4 +1,5 @@
-// zeropoint::add, mul and lookup on 8-bit tensors.
+// zeropoint::add, mul and lookup on 8-bit tensors, and what is elementwise on others.
+#include <cmath>
 #include <cstring>
 
 #include "../engine/operators.h"
@@ -101,6 +102,37 @@ std::vector<int64_t> broadcast_strides(const Tensor& t, const std::vector<int64_
   return strides;
 }
 
+// f(row of a, its step, row of b, its step, length, row of the result) for all rows of the broadcast shape.
+template <class T, class F>
+Tensor broadcast(const std::string& what, const Tensor& a, const Tensor& b, const F& f) {
+  const auto a_sizes = sizes_of(a), b_sizes = sizes_of(b);
+  std::vector<int64_t> sizes = a_sizes.size() < b_sizes.size() ? b_sizes : a_sizes;
+  const auto& other = a_sizes.size() < b_sizes.size() ? a_sizes : b_sizes;
+  for (size_t i = 0; i < other.size(); ++i) {
+    int64_t& size = sizes[sizes.size() - other.size() + i];
+    ZP_REQUIRE(size == other[i] || size == 1 || other[i] == 1, what + ": the shapes of a and b cannot be broadcast");
+    if (size == 1) size = other[i];
+  }
+  Tensor out = empty_contiguous(sizes, a.scalar_type());
+  auto* target = static_cast<T*>(out.data_ptr());
+  const auto sa = broadcast_strides(a, sizes), sb = broadcast_strides(b, sizes);
+  const int64_t inner = sizes.empty() ? 1 : sizes.back();
+  const int64_t step_a = sizes.empty() ? 0 : sa.back(), step_b = sizes.empty() ? 0 : sb.back();
+  parallel(inner ? out.numel() / inner : 0, inner, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T *x = static_cast<const T*>(a.data_ptr()), *y = static_cast<const T*>(b.data_ptr());
+      int64_t rest = row;
+      for (size_t d = sizes.size() > 0 ? sizes.size() - 1 : 0; d-- > 0;) {
+        x += rest % sizes[d] * sa[d];
+        y += rest % sizes[d] * sb[d];
+        rest /= sizes[d];
+      }
+      f(x, step_a, y, step_b, inner, target + row * inner);
+    }
+  });
+  return out;
+}
+
 Tensor add_float(Tensor a, Tensor b, bool subtract) {
   ZP_REQUIRE(a.scalar_type() == ScalarType::Float && b.scalar_type() == ScalarType::Float,
              "add_float: a and b must be float32");
@@ -119,39 +151,30 @@ Tensor add_float(Tensor a, Tensor b, bool subtract) {
     });
     return out;
   }
-  std::vector<int64_t> sizes = a_sizes.size() < b_sizes.size() ? b_sizes : a_sizes;
-  const auto& other = a_sizes.size() < b_sizes.size() ? a_sizes : b_sizes;
-  for (size_t i = 0; i < other.size(); ++i) {
-    int64_t& size = sizes[sizes.size() - other.size() + i];
-    ZP_REQUIRE(size == other[i] || size == 1 || other[i] == 1, "add_float: the shapes of a and b cannot be broadcast");
-    if (size == 1) size = other[i];
-  }
-  Tensor out = empty_contiguous(sizes, ScalarType::Float);
-  auto* target = static_cast<float*>(out.data_ptr());
-  const auto sa = broadcast_strides(a, sizes), sb = broadcast_strides(b, sizes);
-  const int64_t inner = sizes.empty() ? 1 : sizes.back();
-  const int64_t step_a = sizes.empty() ? 0 : sa.back(), step_b = sizes.empty() ? 0 : sb.back();
-  const int64_t rows = inner ? out.numel() / inner : 0;
-  parallel(rows, inner, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const float *x = data(a), *y = data(b);
-      int64_t rest = row;
-      for (size_t d = sizes.size() > 0 ? sizes.size() - 1 : 0; d-- > 0;) {
-        x += rest % sizes[d] * sa[d];
-        y += rest % sizes[d] * sb[d];
-        rest /= sizes[d];
-      }
-      float* o = target + row * inner;
-      if (step_a == 1 && step_b == 1)
-        kernel.add_f32(x, y, inner, subtract, o);
-      else
-        for (int64_t i = 0; i < inner; ++i) {
-          const float v = y[i * step_b];
-          o[i] = x[i * step_a] + (subtract ? -v : v);
-        }
-    }
-  });
-  return out;
+  return broadcast<float>("add_float", a, b,
+                          [&](const float* x, int64_t dx, const float* y, int64_t dy, int64_t inner, float* o) {
+                            if (dx == 1 && dy == 1) {
+                              kernel.add_f32(x, y, inner, subtract, o);
+                              return;
+                            }
+                            for (int64_t i = 0; i < inner; ++i) {
+                              const float v = y[i * dy];
+                              o[i] = x[i * dx] + (subtract ? -v : v);
+                            }
+                          });
+}
+
+// Wraps, as torch's.
+Tensor add_integers(Tensor a, Tensor b, bool subtract) {
+  ZP_REQUIRE(a.scalar_type() == ScalarType::Long && b.scalar_type() == ScalarType::Long,
+             "add_integers: a and b must be int64");
+  return broadcast<int64_t>("add_integers", a, b,
+                            [&](const int64_t* x, int64_t dx, const int64_t* y, int64_t dy, int64_t inner, int64_t* o) {
+                              for (int64_t i = 0; i < inner; ++i) {
+                                const auto v = static_cast<uint64_t>(y[i * dy]);
+                                o[i] = static_cast<int64_t>(static_cast<uint64_t>(x[i * dx]) + (subtract ? 0 - v : v));
+                              }
+                            });
 }
 
 Tensor rotary(Tensor x, Tensor cos, Tensor sin) {
@@ -225,6 +248,20 @@ Tensor lookup(Tensor x, Tensor table) {
   return out;
 }
 
+Tensor arange(int64_t start, int64_t end, int64_t step) {
+  // As numbers of 64 bits may be anything, in floating point first.
+  const double span = static_cast<double>(end) - static_cast<double>(start);
+  ZP_REQUIRE(step != 0 && (step > 0 ? span >= 0 : span <= 0), "arange: the step " + std::to_string(step) +
+                                                                  " does not lead from " + std::to_string(start) +
+                                                                  " to " + std::to_string(end));
+  const double count = std::ceil(span / static_cast<double>(step));
+  ZP_REQUIRE(count <= 268435456.0, "arange: more than 2^28 values");
+  Tensor out = empty_contiguous({static_cast<int64_t>(count)}, ScalarType::Long);
+  auto* target = static_cast<int64_t*>(out.data_ptr());
+  for (int64_t i = 0; i < static_cast<int64_t>(count); ++i) target[i] = start + i * step;
+  return out;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
@@ -234,6 +271,8 @@ STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
   ZP_OPERATOR(m, "rotary", rotary);
   ZP_OPERATOR(m, "silu_mul", silu_mul);
   ZP_OPERATOR(m, "lookup", lookup);
+  ZP_OPERATOR(m, "arange", arange);
+  ZP_OPERATOR(m, "add_integers", add_integers);
 }
 
 }  // namespace zeropoint

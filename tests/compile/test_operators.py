@@ -64,6 +64,8 @@ CASES = {
         (torch.randn(2, 2, 1, 8), torch.randn(2, 2, 0, 8), torch.randn(2, 2, 0, 6), torch.randn(2, 2, 3, 8), torch.randn(2, 2, 3, 6), 0.3, torch.rand(2, 1, 1, 3) > 0.5),
     ],
     "rotary": [(torch.randn(2, 3, 4, 8).transpose(1, 2), torch.randn(3, 8), torch.randn(2, 1, 3, 8))],
+    "add_integers": [(torch.arange(6).reshape(2, 3), torch.arange(3), True)],
+    "arange": [(0, 7, 1), (5, -4, -2), (3, 3, 1)],
     "silu_mul": [(torch.randn(2, 3, 8), torch.randn(2, 3, 8))],
     "add_norm": [
         (torch.randn(2, 3, 8), torch.randn(2, 3, 8), torch.ones(8), torch.ones(8), 1e-5, True, True, False, 0.1, 3, U8),

@@ -464,6 +464,19 @@ class Generator:
         name = f"{tuple(indices.shape)} {indices.dtype} {rows} {features} {bits}"
         return self._same("embedding", name, indices, weight, *qparams, bits, features)
 
+    def add_integers(self) -> Case:
+        shape = self.shape()
+        other = tuple(1 if self.chance(0.3) else n for n in shape[self.random.randint(0, len(shape)) :])
+        a, b = (torch.randint(-(2**63), 2**63 - 1, s) for s in (shape, other))
+        if self.chance(0.3):
+            a, b = b, a
+        return self._same("add_integers", f"{tuple(a.shape)} {tuple(b.shape)}", a, b, self.chance(0.5))
+
+    def arange(self) -> Case:
+        start, step = self.random.randint(-50, 50), self.one(-7, -1, 1, 2, 5)
+        bounds = (start, start + step * self.random.randint(0, 30) + self.one(0, step // 2), step)
+        return self._same("arange", f"{bounds}", *bounds)
+
     def embedding_bag(self) -> Case:
         rows, features, bits = self.one(1, 5, 40), self.one(1, 7, 16, 33, 200), self.one(8, 4)
         weight = self.integers((rows, features if bits == 8 else -(-features // 2)), torch.uint8)
@@ -509,9 +522,9 @@ class Generator:
 
     FAMILIES = (
         "conv2d", "conv2d", "conv2d", "conv3d", "linear", "linear", "quantize_per_tensor", "quantize_per_channel",
-        "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "add_float", "add_norm", "attention",
+        "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "add_float", "add_integers", "add_norm", "attention",
         "cached_attention", "rotary", "silu_mul", "lookup", "pool",
-        "interpolate_bilinear2d", "embedding", "embedding_bag",
+        "interpolate_bilinear2d", "embedding", "embedding_bag", "arange",
         "matmul", "matmul", "normalize", "softmax", "linear_dynamic", "linear_grouped", "linear_grouped", "rnn_dynamic",
         "rnn_static",
     )  # fmt: skip

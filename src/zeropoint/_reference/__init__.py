@@ -7,7 +7,7 @@ docs/numerics.md is written out. Native kernels are tested to equal these bit fo
 from zeropoint._reference.attention import attention, cached_attention
 from zeropoint._reference.conv import conv2d, conv2d_pack, conv3d, conv3d_pack
 from zeropoint._reference.dynamic import linear_dynamic, rnn_dynamic
-from zeropoint._reference.elementwise import add, add_float, lookup, mul, rotary, silu_mul
+from zeropoint._reference.elementwise import add, add_float, add_integers, arange, lookup, mul, rotary, silu_mul
 from zeropoint._reference.embedding import embedding, embedding_bag
 from zeropoint._reference.grouped import linear_grouped, linear_grouped_pack
 from zeropoint._reference.linear import linear, linear_pack
@@ -28,7 +28,9 @@ __all__ = [
     "adaptive_avg_pool2d",
     "add",
     "add_float",
+    "add_integers",
     "add_norm",
+    "arange",
     "attention",
     "avg_pool2d",
     "cached_attention",

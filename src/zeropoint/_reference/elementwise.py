@@ -7,7 +7,7 @@ import torch
 from zeropoint._reference.quantize import exp32, f32, is_channels_last, keep_layout, round_clamp
 from zeropoint.errors import QuantizationError
 
-__all__ = ["add", "add_float", "lookup", "mul", "rotary", "silu_mul"]
+__all__ = ["add", "add_float", "add_integers", "arange", "lookup", "mul", "rotary", "silu_mul"]
 
 
 def _scalar(value: float, like: torch.Tensor) -> torch.Tensor:
@@ -53,6 +53,24 @@ def add_float(a: torch.Tensor, b: torch.Tensor, subtract: bool) -> torch.Tensor:
     result = a - b if subtract else a + b
     alike = a.shape == b.shape and is_channels_last(a) and is_channels_last(b)
     return keep_layout(result, a) if alike else result.contiguous()
+
+
+def add_integers(a: torch.Tensor, b: torch.Tensor, subtract: bool) -> torch.Tensor:
+    """``a + b`` or ``a - b`` of int64 tensors, broadcast: positions, lengths and their like."""
+    if a.dtype != torch.int64 or b.dtype != torch.int64:
+        raise QuantizationError(f"add_integers: a and b must be int64, got {a.dtype} and {b.dtype}")
+    return (a - b if subtract else a + b).contiguous()
+
+
+def arange(start: int, end: int, step: int) -> torch.Tensor:
+    """int64 ``start, start + step, ...`` before ``end``: ``torch.arange`` of integers, whose own form takes ``Scalar``s.
+
+    Raises:
+        QuantizationError: a step of 0, or one that leads away from ``end``.
+    """
+    if step == 0 or (end - start) * step < 0:
+        raise QuantizationError(f"arange: the step {step} does not lead from {start} to {end}")
+    return torch.arange(start, end, step)
 
 
 def mul(

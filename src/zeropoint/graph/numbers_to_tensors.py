@@ -5,6 +5,7 @@ The stable ABI has no form for ``Scalar`` arguments. Values are the same: torch 
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -17,6 +18,30 @@ from zeropoint.graph.constants import add_constant, constant_of, is_constant
 __all__ = ["numbers_to_tensors"]
 
 aten = torch.ops.aten
+
+# With factors to with sizes; whether corners may be aligned.
+_UPSAMPLES = {
+    getattr(aten, name).vec: (getattr(aten, name).default, aligns)
+    for name, aligns in (
+        ("upsample_nearest1d", False), ("upsample_nearest2d", False), ("upsample_nearest3d", False),
+        ("upsample_linear1d", True), ("upsample_bilinear2d", True), ("upsample_bicubic2d", True),
+        ("upsample_trilinear3d", True),
+    )
+}  # fmt: skip
+# With a number to with a tensor of the first argument's dtype.
+_BY_TENSOR = {
+    aten.__and__.Scalar: aten.bitwise_and.Tensor,
+    aten.__or__.Scalar: aten.bitwise_or.Tensor,
+    aten.__xor__.Scalar: aten.bitwise_xor.Tensor,
+    aten.bitwise_and.Scalar: aten.bitwise_and.Tensor,
+    aten.bitwise_or.Scalar: aten.bitwise_or.Tensor,
+    aten.bitwise_xor.Scalar: aten.bitwise_xor.Tensor,
+    aten.remainder.Scalar: aten.remainder.Tensor,
+    aten.fmod.Scalar: aten.fmod.Tensor,
+    aten.clamp_min.default: aten.clamp_min.Tensor,
+    aten.clamp_max.default: aten.clamp_max.Tensor,
+}
+_RANGES = (aten.arange.default, aten.arange.start, aten.arange.start_step)
 
 _COMPARISONS = {getattr(aten, name).Scalar: getattr(aten, name).Tensor for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 
@@ -35,17 +60,33 @@ class _Rewriter:
         self.graph.erase_node(node)
 
     def rewrite(self, node: fx.Node) -> None:
+        if node.target in _UPSAMPLES:
+            self._upsample(node, arguments(node))
+            return
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor):
             return
         dtype = value.dtype
         a = arguments(node)
         x = a.get("self")
-        target = node.target
+        target: Any = node.target
+        if target in _RANGES:
+            self._range(node, a, dtype)
+            return
         if target in (aten.add.Tensor, aten.sub.Tensor) and a["alpha"] == 1 and dtype == torch.float32:
             sides = [self._float_side(node, side) for side in (x, a["other"])]
             if None not in sides:
                 self.replace(node, ops.add_float, *sides, target is aten.sub.Tensor)
+        elif target in (aten.add.Tensor, aten.sub.Tensor) and a["alpha"] == 1 and dtype == torch.int64:
+            sides = [self._integer_side(node, side) for side in (x, a["other"])]
+            if None not in sides:
+                self.replace(node, ops.add_integers, *sides, target is aten.sub.Tensor)
+        elif target in _BY_TENSOR and x.meta["val"].dtype == dtype:
+            number = next(v for k, v in a.items() if k != "self")
+            self.replace(node, _BY_TENSOR[target], x, self.number(node, number, dtype))
+        elif target is aten.linalg_vector_norm.default and a["ord"] == 2 and a["dtype"] is None:
+            if isinstance(a["dim"], (list, tuple)) and len(a["dim"]) == 1:
+                self.replace(node, aten.frobenius_norm.dim, x, a["dim"], a["keepdim"])
         elif target is aten.rsub.Scalar and a["alpha"] == 1 and dtype == torch.float32:
             self.replace(node, ops.add_float, self.number(node, a["other"], dtype), x, True)
         elif target in (aten.mul.Tensor, aten.div.Tensor) and isinstance(a["other"], (int, float)):
@@ -75,6 +116,41 @@ class _Rewriter:
             return self.number(node, side, torch.float32)
         value = constant_of(self.module, side) if is_constant(side) else side.meta.get("val")
         return side if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else None
+
+    def _range(self, node: fx.Node, a: dict[str, Any], dtype: torch.dtype) -> None:
+        bounds = [a.get("start", 0), a["end"], a.get("step", 1)]
+        known = [b.meta.get("val") if isinstance(b, fx.Node) else b for b in bounds]
+        if dtype not in (torch.int64, torch.float32) or not all(isinstance(b, (int, torch.SymInt)) for b in known):
+            return
+        if dtype == torch.int64:
+            self.replace(node, ops.arange, *bounds)
+        else:
+            self.replace(node, aten.to.dtype, self.graph.call_function(ops.arange, tuple(bounds)), dtype)
+
+    def _upsample(self, node: fx.Node, a: dict[str, Any]) -> None:
+        target, aligns = _UPSAMPLES[node.target]
+        x, factors = a["input"], a["scale_factors"]
+        corners = [a["align_corners"]] if aligns else []
+        if factors is None:
+            self.replace(node, target, x, a["output_size"], *corners)
+            return
+        ratios = [float(f).as_integer_ratio() for f in factors]
+        if max(q for _, q in ratios) > 64:  # floor(size * factor) in float64 is size * p // q where that is exact
+            return
+        sizes = []
+        for i, (p, q) in enumerate(ratios):
+            size = self.graph.call_function(operator.mul, (self.graph.call_function(aten.sym_size.int, (x, 2 + i)), p))
+            sizes.append(self.graph.call_function(operator.floordiv, (size, q)) if q > 1 else size)
+        self.replace(node, target, x, sizes, *corners, *factors)
+
+    def _integer_side(self, node: fx.Node, side: Any) -> fx.Node | None:
+        """An int64 tensor: one of other integers, or a number that is known, made one."""
+        if isinstance(side, int):
+            return self.number(node, side, torch.int64)
+        value = constant_of(self.module, side) if is_constant(side) else side.meta.get("val")
+        if not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex():
+            return None
+        return side if value.dtype == torch.int64 else self.graph.call_function(aten.to.dtype, (side, torch.int64))
 
     def _power(self, node: fx.Node, x: fx.Node, exponent: float, dtype: torch.dtype) -> None:
         simple = {2: (aten.mul.Tensor, x, x), 0.5: (aten.sqrt.default, x), -0.5: (aten.rsqrt.default, x), 1: None}

@@ -314,6 +314,16 @@ def _embedding(
     return torch.empty((*indices.shape, features), dtype=torch.float32, device=indices.device)
 
 
+@_fake("add_integers")
+def _add_integers(a: torch.Tensor, b: torch.Tensor, subtract: bool) -> torch.Tensor:
+    return torch.empty(torch.broadcast_shapes(a.shape, b.shape), dtype=a.dtype, device=a.device)
+
+
+@_fake("arange")
+def _arange(start: int, end: int, step: int) -> torch.Tensor:
+    return torch.arange(start, end, step)
+
+
 @_fake("embedding_bag")
 def _embedding_bag(
     indices: torch.Tensor,

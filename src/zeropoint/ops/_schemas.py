@@ -63,6 +63,8 @@ SCHEMAS = {
     ),
     "rotary": "(Tensor x, Tensor cos, Tensor sin) -> Tensor",
     "silu_mul": "(Tensor gate, Tensor up) -> Tensor",
+    "add_integers": "(Tensor a, Tensor b, bool subtract) -> Tensor",
+    "arange": "(SymInt start, SymInt end, SymInt step) -> Tensor",
     "lookup": "(Tensor x, Tensor table) -> Tensor",
     "normalize": (
         "(Tensor x, int rows, Tensor? weight, Tensor? bias, int inner, float x_scale, int x_zero_point, float eps, "

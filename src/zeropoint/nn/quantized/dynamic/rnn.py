@@ -28,7 +28,7 @@ def _run_layer(
     ih: Linear, hh: Linear, data: torch.Tensor, sizes: list[int], state: State, kind: int, reverse: bool
 ) -> tuple[torch.Tensor, State]:
     """One layer in one direction over ``data`` [sum of sizes, features], time after time."""
-    h, c = state[0], state[1] if kind == _LSTM else state[0].new_empty(0)
+    h, c = state[0], state[1] if kind == _LSTM else state[0].new_zeros(0)
     if ih._float_weight is not None:
         return _run_layer_in_float(ih, hh, data, sizes, (h, c), kind, reverse)
     out, h, c = ops.rnn_dynamic(

@@ -260,12 +260,12 @@ class PReLU(QuantizedOutput):
 
     def _tables_for(self, x: QTensor, qparams: tuple[Any, ...]) -> torch.Tensor:
         """One table per slope, one after the other; kept for as long as slopes and qparams stay."""
-        make = lambda: torch.cat([make_table(partial(_slope, slope=s), *qparams) for s in self.weight.tolist()])
-        if traced(x._data):
-            return make()
+        make = lambda slopes: torch.cat([make_table(partial(_slope, slope=s), *qparams) for s in slopes])
+        if traced(x._data):  # numbers that depend on data have no place in a graph
+            return make(self.weight.double().unbind())
         key = (qparams, id(self.weight), self.weight._version)
         if key != self._table_key:
-            self._table_key, self._tables = key, make()
+            self._table_key, self._tables = key, make(self.weight.tolist())
         return self._tables
 
     def __getstate__(self) -> dict[str, Any]:

@@ -148,7 +148,7 @@ class _Sequence(quantizable._SingleLayer):
         if not all(_unchanged(getattr(cell, name)) for name, _ in names):
             return super().forward(x, hidden)
         kind = _KINDS.index(type(cell))
-        c = states[1]._data if kind == 0 else x._data.new_empty(0)
+        c = states[1]._data if kind == 0 else x._data.new_zeros(0)
         tables, grids = self._tables_and_grids(names, given)
         weights = [
             part
