@@ -86,7 +86,7 @@ class _Rewriter:
             self.replace(node, _BY_TENSOR[target], x, self.number(node, number, dtype))
         elif target is aten.linalg_vector_norm.default and a["ord"] == 2 and a["dtype"] is None:
             if isinstance(a["dim"], (list, tuple)) and len(a["dim"]) == 1:
-                self.replace(node, aten.frobenius_norm.dim, x, a["dim"], a["keepdim"])
+                self.replace(node, aten.linalg_norm.default, x, None, a["dim"], a["keepdim"])
         elif target is aten.rsub.Scalar and a["alpha"] == 1 and dtype == torch.float32:
             self.replace(node, ops.add_float, self.number(node, a["other"], dtype), x, True)
         elif target in (aten.mul.Tensor, aten.div.Tensor) and isinstance(a["other"], (int, float)):
