@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from importlib.util import find_spec
 
 import torch
 
-__all__ = ["load", "loaded"]
+__all__ = ["load", "loaded", "release_program"]
 
 _loaded = False
+_library: ctypes.CDLL | None = None
 
 
 def load() -> None:
     """Loads ``_zeropoint.so`` from the package. Without it every operator runs on its reference."""
-    global _loaded
+    global _library, _loaded
     # Not a Python module, but found like one: beside this file, or where an editable install keeps it.
     spec = find_spec("zeropoint._zeropoint")
     if spec is None or spec.origin is None:
@@ -26,7 +28,16 @@ def load() -> None:
         )
         return
     torch.ops.load_library(spec.origin)
+    _library = ctypes.CDLL(spec.origin)
+    _library.zeropoint_program_release.argtypes = [ctypes.c_int64]
+    _library.zeropoint_program_release.restype = None
     _loaded = True
+
+
+def release_program(number: int) -> None:
+    """Forgets a program of the engine. No operator, which a graph that is being traced meanwhile would have in it."""
+    if _library is not None:
+        _library.zeropoint_program_release(number)
 
 
 def loaded() -> bool:

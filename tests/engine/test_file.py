@@ -114,7 +114,7 @@ def wrong_result_count(content, tensors):
 
 DAMAGE = {
     "calls a function with effects": (set_operator("aten::from_file"), "no operator that programs call"),
-    "calls itself": (set_operator("zeropoint::program_release"), "no operator that programs call"),
+    "calls itself": (set_operator("zeropoint::program_bytes"), "no operator that programs call"),
     "writes in place": (set_operator("aten::add_.Tensor"), "no operator that programs call"),
     "python": (set_operator("builtins::eval"), "no operator that programs call"),
     "dunder": (set_operator("aten::__class__"), "no operator that programs call"),

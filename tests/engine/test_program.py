@@ -1,13 +1,16 @@
 """Programs by hand, and what the native engine does with code that is none."""
 
+import gc
 import random
 
 import pytest
 import torch
-from torch import fx
+from torch import fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, treespec_dumps
 
-from zeropoint import ops
+import zeropoint as zp
+from zeropoint import _native, ops
 from zeropoint.engine import Program, ProgramError, ProgramModule
 from zeropoint.engine.bytecode import encode
 
@@ -127,6 +130,19 @@ def test_code_that_is_none():
         except (ValueError, RuntimeError):
             pass
         finally:
-            torch.ops.zeropoint.program_release.default(number)
+            _native.release_program(number)
     with pytest.raises(ValueError, match="no program number"):
         torch.ops.zeropoint.program_run.default(10**9, [x, bias])
+
+
+def test_programs_that_are_collected_while_a_graph_is_traced_leave_no_trace():
+    program = zp.quantize(nn.Linear(4, 4).eval(), dynamic=True, example=torch.randn(2, 4))
+
+    def traced(x):
+        nonlocal program
+        program = None
+        gc.collect()
+        return x + 1
+
+    graph = make_fx(traced)(torch.randn(2))
+    assert [str(n.target) for n in graph.graph.nodes if n.op == "call_function"] == ["aten.add.Tensor"]

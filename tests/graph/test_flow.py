@@ -214,13 +214,6 @@ def test_models_without_a_graph_run_module_by_module():
         prepare_program(Branches(), torch.rand(4, 8))
 
 
-def test_half_precision_models_run_module_by_module():
-    model = TwoLayers().bfloat16()
-    with pytest.warns(UserWarning, match="bfloat16"):
-        quantized_model = zp.quantize(model, [torch.randn(8, 16).bfloat16()])
-    assert "model.float()" in quantized_model.engine
-
-
 def test_unbatched_convolutions_stay_float():
     program = zp.quantize(nn.Conv2d(3, 4, 3), [torch.randn(3, 8, 8)])
     assert "4 dimensions" in program.report()

@@ -72,7 +72,7 @@ class ProgramModule(nn.Module):
             return
         self._number = _create(code, names, [self._prepared[i] for i in used])
         self.engine = "native"
-        self._release = weakref.finalize(self, torch.ops.zeropoint.program_release.default, self._number)
+        self._release = weakref.finalize(self, _native.release_program, self._number)
         self._release.atexit = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -101,7 +101,6 @@ SCHEMAS = {
     "program_run": "(int program, Tensor[] inputs) -> Tensor[]",
     "program_profile": "(int program, Tensor[] inputs) -> Tensor",
     "program_bytes": "(int program) -> int",
-    "program_release": "(int program) -> ()",
     "isa_current": "() -> int",
     "isa_count": "() -> int",
     "isa_name": "(int index) -> str",
