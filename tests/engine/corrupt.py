@@ -24,6 +24,7 @@ from torch import nn
 
 import zeropoint as zp
 from zeropoint.errors import QuantizationError
+from zeropoint.quantization import QuantWrapper, convert, get_default_qconfig, prepare
 
 HUGE = [-1, 0, 1, 2, 255, 256, 65535, 65536, 2**31 - 1, 2**31, -(2**31), 2**40, 2**63 - 1, -(2**63), 2**64, 1e308, -0.0]
 
@@ -93,6 +94,41 @@ class Step(nn.Module):
         joined = torch.cat([keys, k], 2)
         y = nn.functional.scaled_dot_product_attention(q, joined, torch.cat([keys, v], 2)).transpose(1, 2).flatten(2)
         return self.down(nn.functional.silu(self.gate(y)) * self.up(y)), joined
+
+
+class Words(nn.Module):
+    """Bags of embeddings, and words with positions that the graph computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.words, self.places = (
+            nn.EmbeddingBag(20, 12, padding_idx=3),
+            nn.Embedding(20, 12),
+            nn.Embedding(9, 12),
+        )
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        y = self.words(ids) + self.places(torch.arange(ids.shape[1]) + 1)
+        return self.head(y + self.bag(ids).unsqueeze(1))
+
+
+class Outputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rnn(x)[0]
+
+
+def static_recurrent(x: torch.Tensor) -> nn.Module:
+    """The program of a statically quantized recurrent layer, which comes from the eager workflow."""
+    model = QuantWrapper(Outputs()).eval()
+    model.qconfig = get_default_qconfig()
+    prepared = prepare(model)
+    prepared(x)
+    return zp.compile(convert(prepared), x)
 
 
 def numbers_in(tree: object, path: tuple = ()) -> list[tuple]:
@@ -176,12 +212,15 @@ def main() -> int:
     images = torch.randn(2, 3, 8, 8)
     step = (torch.randn(2, 1, 8), torch.randn(2, 2, 5, 4), torch.randn(4))
     inputs = [(images,), (images,), (torch.randn(4, 2, 6),), (torch.randint(0, 20, (2, 6)),), step]
+    inputs += [(torch.randint(0, 20, (2, 6)),), (torch.randn(4, 2, 6),)]
     programs = [
         zp.quantize(Network().eval(), [images]),
         zp.quantize(Network().eval(), dynamic=True, example=images),
         zp.quantize(Recurrent().eval(), dynamic=True, example=inputs[2][0]),
         zp.quantize(Others().eval(), [inputs[3][0]]),
         zp.quantize(Step().eval(), weight_bits=4, example=step),
+        zp.quantize(Words().eval(), dynamic=True, example=inputs[5][0]),
+        static_recurrent(inputs[6][0]),
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.zp")
