@@ -191,7 +191,9 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
   const int64_t hidden = h.size(1), batch = h.size(0), gates = kind == kLstm ? 4 : kind == kGru ? 3 : 1;
   ZP_REQUIRE(from_input.header->n == gates * hidden && from_state.header->n == gates * hidden &&
                  from_state.header->kc == hidden && from_input.header->kc == x.size(-1),
-             "rnn_dynamic: the weights do not fit the sizes of x and h");
+             "rnn_dynamic: x has " + std::to_string(x.size(-1)) + " features and h " + std::to_string(hidden) +
+                 ", the weights expect " + std::to_string(from_input.header->kc) + " and " +
+                 std::to_string(from_state.header->kc) + " with " + std::to_string(gates) + " gates");
   ZP_REQUIRE(kind != kLstm || (c.scalar_type() == ScalarType::Float && sizes_of(c) == sizes_of(h)),
              "rnn_dynamic: c must be float32 of h's shape");
   int64_t total = 0;

@@ -214,7 +214,9 @@ std::tuple<Tensor, Tensor, Tensor> rnn_static(Tensor x, Tensor h, Tensor c, Tens
       from_state(kernel, hh, hh_packed, hh_scale, hh_bias);
   ZP_REQUIRE(from_input.header->n == columns && from_state.header->n == columns && from_state.header->kc == hidden &&
                  from_input.header->kc == x.size(2),
-             "rnn_static: the weights do not fit the sizes of x and h");
+             "rnn_static: x has " + std::to_string(x.size(2)) + " features and h " + std::to_string(hidden) +
+                 ", the weights expect " + std::to_string(from_input.header->kc) + " and " +
+                 std::to_string(from_state.header->kc) + " with " + std::to_string(shape.gates) + " gates");
   x = to_contiguous(x);
   h = torch::stable::clone(to_contiguous(h));
   c = torch::stable::clone(to_contiguous(c));

@@ -188,3 +188,11 @@ def test_wrong_use():
         quantizable.MultiheadAttention(16, 4, add_bias_kv=True)
     with pytest.raises(QuantizationError, match="PackedSequence"):
         quantizable.GRU(8, 4)(nn.utils.rnn.pack_sequence([torch.randn(3, 8)]))
+
+
+def test_programs_of_recurrent_layers_say_what_does_not_fit():
+    torch.manual_seed(0)
+    x = torch.randn(6, 4, 8)
+    program = zp.compile(static(nn.LSTM(8, 12), x), x)
+    with pytest.raises(ValueError, match="x has 9 features and h 12, the weights expect 8 and 12 with 4 gates"):
+        program(torch.randn(6, 4, 9))
