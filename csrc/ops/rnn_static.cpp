@@ -1,5 +1,6 @@
 // zeropoint::rnn_static: one layer of a recurrent network in one direction on bytes whose grids are known. A cell is
 // the operators linear, add, mul and lookup, in the order of nn/quantizable/rnn.py.
+#include <algorithm>
 #include <cstring>
 
 #include "../engine/operators.h"
@@ -230,16 +231,16 @@ std::tuple<Tensor, Tensor, Tensor> rnn_static(Tensor x, Tensor h, Tensor c, Tens
     inputs = scratch(Scratch::kInput, static_cast<size_t>(x.numel()) + 4);
     std::memcpy(inputs, bytes(x), static_cast<size_t>(x.numel()));
   }
-  uint8_t* a = scratch(Scratch::kGates, static_cast<size_t>((steps + 1) * batch * columns));
-  uint8_t* b = a + steps * batch * columns;
+  // The inputs' product runs some steps ahead: enough rows to multiply well, a few megabytes at most.
+  const int64_t ahead = std::clamp<int64_t>((int64_t{1} << 22) / (batch * columns), 1, steps);
+  uint8_t* a = scratch(Scratch::kGates, static_cast<size_t>((ahead + 1) * batch * columns));
+  uint8_t* b = a + ahead * batch * columns;
   // States of even and odd steps: while some members write the next one, others may still read.
   uint8_t* states[2] = {scratch(Scratch::kState, static_cast<size_t>(2 * state_bytes) + 72), nullptr};
   states[1] = states[0] + (state_bytes + 4 + 63) / 64 * 64;
   std::memcpy(states[0], bytes(h), static_cast<size_t>(state_bytes));
-  run_igemm(kernel, from_input.product(inputs, g[0], g[static_cast<size_t>(shape.from_input)], a), steps * batch);
-  const Grid &state_grid = g[static_cast<size_t>(shape.from_state)], &out_grid = g[static_cast<size_t>(shape.out)];
-  run_igemm(kernel, from_state.product(states[0], g[1], state_grid, b), batch);
-  const IgemmParams later = from_state.product(nullptr, out_grid, state_grid, b);
+  const Grid &input_grid = g[static_cast<size_t>(shape.from_input)], &out_grid = g[static_cast<size_t>(shape.out)],
+             &state_grid = g[static_cast<size_t>(shape.from_state)];
   const Cell first(kernel, kind, g, bytes(tables), true), other(kernel, kind, g, bytes(tables), false);
 
   const UnitShare share(kernel, hidden, shape.gates);
@@ -247,28 +248,35 @@ std::tuple<Tensor, Tensor, Tensor> rnn_static(Tensor x, Tensor h, Tensor c, Tens
   const bool small = batch * hidden * columns < 200000;
   const auto cores = static_cast<int64_t>(torch::stable::get_num_threads());
   uint8_t *cells = bytes(c), *outputs = bytes(out);
-  Team::run(small ? 1 : std::min(cores, share.blocks), [&](int rank, int size, Team& team) {
-    const int64_t unit0 = share.first(rank, size), units = share.count(rank, size);
-    uint8_t* work = scratch(Scratch::kRows, static_cast<size_t>(4 * std::max<int64_t>(units, 0)));
-    for (int64_t s = 0; s < steps; ++s) {
-      const uint8_t* state = states[s % 2];
-      if (s > 0) {
-        team.barrier();  // products need all units of the state
-        IgemmParams p = later;
-        p.a = state;
-        share.multiply(kernel, p, batch, rank, size);
-        if (!share.aligned) team.barrier();  // members need each other's columns
+  for (int64_t begin = 0; begin < steps; begin += ahead) {
+    const int64_t end = std::min(steps, begin + ahead), early = reverse ? steps - end : begin;  // in time
+    run_igemm(kernel, from_input.product(inputs + early * batch * features, g[0], input_grid, a),
+              (end - begin) * batch);
+    if (begin == 0) run_igemm(kernel, from_state.product(states[0], g[1], state_grid, b), batch);
+    const IgemmParams later = from_state.product(nullptr, out_grid, state_grid, b);
+    Team::run(small ? 1 : std::min(cores, share.blocks), [&](int rank, int size, Team& team) {
+      const int64_t unit0 = share.first(rank, size), units = share.count(rank, size);
+      uint8_t* work = scratch(Scratch::kRows, static_cast<size_t>(4 * std::max<int64_t>(units, 0)));
+      for (int64_t s = begin; s < end; ++s) {
+        const uint8_t* state = states[s % 2];
+        if (s > begin) team.barrier();  // products need all units of the state
+        if (s > 0) {
+          IgemmParams p = later;
+          p.a = state;
+          share.multiply(kernel, p, batch, rank, size);
+          if (!share.aligned) team.barrier();  // members need each other's columns
+        }
+        const int64_t time = reverse ? steps - 1 - s : s;
+        const Cell& cell = s > 0 ? other : first;
+        for (int64_t i = 0; i < batch && units > 0; ++i) {
+          uint8_t* next = states[(s + 1) % 2] + i * hidden + unit0;
+          cell.run(a + ((time - early) * batch + i) * columns + unit0, b + i * columns + unit0, hidden, units,
+                   state + i * hidden + unit0, cells + i * hidden + unit0, work, next);
+          std::memcpy(outputs + (time * batch + i) * hidden + unit0, next, static_cast<size_t>(units));
+        }
       }
-      const int64_t at = (reverse ? steps - 1 - s : s) * batch;
-      const Cell& cell = s > 0 ? other : first;
-      for (int64_t i = 0; i < batch && units > 0; ++i) {
-        uint8_t* next = states[(s + 1) % 2] + i * hidden + unit0;
-        cell.run(a + (at + i) * columns + unit0, b + i * columns + unit0, hidden, units, state + i * hidden + unit0,
-                 cells + i * hidden + unit0, work, next);
-        std::memcpy(outputs + (at + i) * hidden + unit0, next, static_cast<size_t>(units));
-      }
-    }
-  });
+    });
+  }
   std::memcpy(bytes(h), states[steps % 2], static_cast<size_t>(state_bytes));
   return {out, h, c};
 }

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import zeropoint as zp
+from zeropoint import _reference, ops
 from zeropoint.analysis import sqnr
 from zeropoint.errors import QuantizationError
 from zeropoint.nn import quantizable
@@ -196,3 +197,26 @@ def test_programs_of_recurrent_layers_say_what_does_not_fit():
     program = zp.compile(static(nn.LSTM(8, 12), x), x)
     with pytest.raises(ValueError, match="x has 9 features and h 12, the weights expect 8 and 12 with 4 gates"):
         program(torch.randn(6, 4, 9))
+
+
+@pytest.mark.parametrize(("kind", "steps", "reverse"), [(0, 430, True), (1, 460, False), (2, 1300, False)])
+def test_sequences_whose_products_come_in_parts(kind, steps, reverse):
+    """More than 4 MB of gates: the inputs' product runs some steps ahead, not all."""
+    gates, tables, grids = ((4, 5, 15), (3, 3, 14), (1, 1, 6))[kind]
+    hidden, features, batch = 256, 19, (10, 12, 13)[kind]
+    assert steps * batch * gates * hidden > 1 << 22
+    bytes_ = lambda *shape: torch.randint(0, 256, shape, dtype=torch.uint8)
+    torch.manual_seed(0)
+    states = bytes_(batch, hidden), bytes_(batch, hidden) if kind == 0 else bytes_(0)
+    weights = [bytes_(gates * hidden, n).view(torch.int8) for n in (features, hidden)]
+    scale, x = torch.full((gates * hidden,), 1e-3), bytes_(steps, batch, features)
+    grid = torch.tensor([[0.03 + 0.001 * i, 37 * i % 256] for i in range(grids)]).double()
+    rest = (bytes_(tables, 256), grid, kind, reverse)
+
+    def run(operator, pack):
+        ih, hh = ((w, pack(w), scale, None, None) for w in weights)
+        return operator(x, *states, *ih, *hh, *rest)
+
+    expected = run(_reference.rnn_static, lambda w: torch.empty(0))
+    for result, value in zip(run(ops.rnn_static, lambda w: ops.linear_pack(w, None)), expected, strict=True):
+        assert torch.equal(result, value)
