@@ -39,12 +39,8 @@ struct DynamicWeight {
 
   DynamicWeight(const char* what, const KernelTable& kernel, const Tensor& weight, const Tensor& packed,
                 const Tensor& w_scale, const OptionalTensor& b) {
-    header = &read_header(bytes(packed), packed.numel(), kernel, what);
+    header = &linear_header(what, kernel, weight, packed);
     blob = bytes(packed);
-    ZP_REQUIRE(header->kind == PackKind::kDirect && header->unique_taps == 1 && header->groups == 1,
-               std::string(what) + ": `packed` is a packed convolution weight; use linear_pack");
-    ZP_REQUIRE(weight.dim() == 2 && weight.size(0) == header->n && weight.size(1) == header->kc,
-               std::string(what) + ": weight and packed disagree in shape");
     ZP_REQUIRE(
         w_scale.scalar_type() == ScalarType::Float && w_scale.is_contiguous() &&
             (w_scale.numel() == 1 || w_scale.numel() == header->n),
@@ -221,8 +217,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
   float* b = a + (ahead + batch) * columns;
   uint8_t* shared = scratch(Scratch::kState, static_cast<size_t>(batch * hidden) + 4);  // the quantized state
   const UnitShare share(kernel, hidden, gates);
-  // A step below this many multiply-adds is over before a second thread is there.
-  const bool small = total / std::max<int64_t>(steps, 1) * hidden * columns < 200000;
+  const bool small = share.small(total / std::max<int64_t>(steps, 1));
   // Rows do not need each other. Where each member has enough of them to multiply well and the weights fit its own
   // cache, members share rows; else they share units, so that each weight is read once.
   const auto cores = static_cast<int64_t>(torch::stable::get_num_threads());

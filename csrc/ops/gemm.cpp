@@ -4,6 +4,16 @@
 
 namespace zeropoint {
 
+const PackedHeader& linear_header(const char* what, const KernelTable& table, const Tensor& weight,
+                                  const Tensor& packed) {
+  const PackedHeader& h = read_header(bytes(packed), packed.numel(), table, what);
+  ZP_REQUIRE(h.kind == PackKind::kDirect && h.unique_taps == 1 && h.groups == 1,
+             std::string(what) + ": `packed` is a packed convolution weight; use linear_pack");
+  ZP_REQUIRE(weight.dim() == 2 && weight.size(0) == h.n && weight.size(1) == h.kc,
+             std::string(what) + ": weight and packed disagree in shape");
+  return h;
+}
+
 void start_rows(const KernelTable& table, const uint8_t* rows, int64_t stride, int64_t count, int64_t k,
                 int32_t b_zero_point, int32_t* init) {
   for (int64_t i = 0; i < count; ++i) {

@@ -24,6 +24,10 @@ struct TableAfter {
   }
 };
 
+// The header of a weight that linear_pack packed from `weight`; another one is an error.
+const PackedHeader& linear_header(const char* what, const KernelTable& table, const Tensor& weight,
+                                  const Tensor& packed);
+
 // What the right side's zero point (of q - 128) takes from each row of an activation product: Epilogue::row_init.
 void start_rows(const KernelTable& table, const uint8_t* rows, int64_t stride, int64_t count, int64_t k,
                 int32_t b_zero_point, int32_t* init);

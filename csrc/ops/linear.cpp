@@ -45,13 +45,9 @@ Tensor linear(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
   constexpr const char* what = "linear";
   const KernelTable& kernel = kernels();
   ZP_REQUIRE(is_byte(x) && x.dim() >= 1, "linear: x must be uint8 or int8 [..., in_features]");
-  const PackedHeader& h = read_header(bytes(packed), packed.numel(), kernel, what);
-  ZP_REQUIRE(h.kind == PackKind::kDirect && h.unique_taps == 1 && h.groups == 1,
-             "linear: `packed` is a packed convolution weight; use linear_pack");
+  const PackedHeader& h = linear_header(what, kernel, weight, packed);
   ZP_REQUIRE(x.size(-1) == h.kc, "linear: x has " + std::to_string(x.size(-1)) +
                                      " features in its last dimension, the weight expects " + std::to_string(h.kc));
-  ZP_REQUIRE(weight.dim() == 2 && weight.size(0) == h.n && weight.size(1) == h.kc,
-             "linear: weight and packed disagree in shape");
   x = to_contiguous(x);
   std::vector<int64_t> sizes = sizes_of(x);
   sizes.back() = h.n;

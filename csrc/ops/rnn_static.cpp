@@ -155,15 +155,7 @@ struct Weight {
 
   Weight(const KernelTable& kernel, const Tensor& weight, const Tensor& packed, const Tensor& scale,
          const OptionalTensor& bias)
-      : header(&read_header(bytes(packed), packed.numel(), kernel, kName)),
-        blob(bytes(packed)),
-        scale(scale),
-        bias(bias) {
-    ZP_REQUIRE(header->kind == PackKind::kDirect && header->unique_taps == 1 && header->groups == 1,
-               "rnn_static: a packed convolution weight; use linear_pack");
-    ZP_REQUIRE(weight.dim() == 2 && weight.size(0) == header->n && weight.size(1) == header->kc,
-               "rnn_static: weight and packed disagree in shape");
-  }
+      : header(&linear_header(kName, kernel, weight, packed)), blob(bytes(packed)), scale(scale), bias(bias) {}
 
   // The product of rows on grid `x`, to bytes on grid `y`. Its arrays are this thread's until the next one.
   IgemmParams product(const uint8_t* rows, const Grid& x, const Grid& y, uint8_t* out) const {
@@ -244,8 +236,6 @@ std::tuple<Tensor, Tensor, Tensor> rnn_static(Tensor x, Tensor h, Tensor c, Tens
   const Cell first(kernel, kind, g, bytes(tables), true), other(kernel, kind, g, bytes(tables), false);
 
   const UnitShare share(kernel, hidden, shape.gates);
-  // A step below this many multiply-adds is over before a second thread is there.
-  const bool small = batch * hidden * columns < 200000;
   const auto cores = static_cast<int64_t>(torch::stable::get_num_threads());
   uint8_t *cells = bytes(c), *outputs = bytes(out);
   for (int64_t begin = 0; begin < steps; begin += ahead) {
@@ -254,7 +244,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_static(Tensor x, Tensor h, Tensor c, Tens
               (end - begin) * batch);
     if (begin == 0) run_igemm(kernel, from_state.product(states[0], g[1], state_grid, b), batch);
     const IgemmParams later = from_state.product(nullptr, out_grid, state_grid, b);
-    Team::run(small ? 1 : std::min(cores, share.blocks), [&](int rank, int size, Team& team) {
+    Team::run(share.small(batch) ? 1 : std::min(cores, share.blocks), [&](int rank, int size, Team& team) {
       const int64_t unit0 = share.first(rank, size), units = share.count(rank, size);
       uint8_t* work = scratch(Scratch::kRows, static_cast<size_t>(4 * std::max<int64_t>(units, 0)));
       for (int64_t s = begin; s < end; ++s) {

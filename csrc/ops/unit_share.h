@@ -21,6 +21,9 @@ struct UnitShare {
         step(aligned ? kernel.panel_columns() : 16),
         blocks((hidden + step - 1) / step) {}
 
+  // Whether a step of `rows` rows is over before a second thread is there.
+  bool small(int64_t rows) const { return rows * hidden * gates * hidden < 200000; }
+
   int64_t block(int64_t rank, int64_t size) const { return blocks * rank / size; }
   int64_t first(int64_t rank, int64_t size) const { return block(rank, size) * step; }
   int64_t count(int64_t rank, int64_t size) const {

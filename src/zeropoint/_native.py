@@ -10,13 +10,12 @@ import torch
 
 __all__ = ["load", "loaded", "release_program"]
 
-_loaded = False
 _library: ctypes.CDLL | None = None
 
 
 def load() -> None:
     """Loads ``_zeropoint.so`` from the package. Without it every operator runs on its reference."""
-    global _library, _loaded
+    global _library
     # Not a Python module, but found like one: beside this file, or where an editable install keeps it.
     spec = find_spec("zeropoint._zeropoint")
     if spec is None or spec.origin is None:
@@ -28,10 +27,10 @@ def load() -> None:
         )
         return
     torch.ops.load_library(spec.origin)
-    _library = ctypes.CDLL(spec.origin)
-    _library.zeropoint_program_release.argtypes = [ctypes.c_int64]
-    _library.zeropoint_program_release.restype = None
-    _loaded = True
+    library = ctypes.CDLL(spec.origin)
+    library.zeropoint_program_release.argtypes = [ctypes.c_int64]
+    library.zeropoint_program_release.restype = None
+    _library = library
 
 
 def release_program(number: int) -> None:
@@ -42,4 +41,4 @@ def release_program(number: int) -> None:
 
 def loaded() -> bool:
     """Whether the native kernels are in use."""
-    return _loaded
+    return _library is not None

@@ -53,20 +53,23 @@ inline void tap_offsets(const IgemmParams& p, int64_t* offsets) {
   }
 }
 
+// Address of an output pixel's first tap, be it inside or not.
+inline const uint8_t* first_tap(const IgemmParams& p, const RowCursor& c) {
+  const ConvGeometry& g = *p.conv;
+  return p.a + c.n * g.image_stride + (c.od * g.stride_d - g.pad_d) * g.plane_stride +
+         (c.oh * g.stride_h - g.pad_h) * g.row_stride + (c.ow * g.stride_w - g.pad_w) * p.a_stride;
+}
+
 // The first tap's addresses of the `rows` output rows from the cursor on, if all their taps are inside; else false,
 // with the cursor where it was. The taps are at the same offsets from them.
 inline bool row_bases(const IgemmParams& p, int rows, RowCursor& c, const uint8_t** bases) {
   const ConvGeometry& g = *p.conv;
-  const auto base = [&] {
-    return p.a + c.n * g.image_stride + (c.od * g.stride_d - g.pad_d) * g.plane_stride +
-           (c.oh * g.stride_h - g.pad_h) * g.row_stride + (c.ow * g.stride_w - g.pad_w) * p.a_stride;
-  };
   const bool padded = g.pad_h != 0 || g.pad_w != 0 || g.pad_d != 0;
   const int64_t kernel_d = p.unique_taps / (g.kernel_w * g.kernel_h), step = g.stride_w * p.a_stride;
   const int64_t last_d = g.in_d - (kernel_d - 1) * g.dilation_d, last_h = g.in_h - (g.kernel_h - 1) * g.dilation_h,
                 last_w = g.in_w - (g.kernel_w - 1) * g.dilation_w;
   const RowCursor before = c;
-  const uint8_t* next = base();
+  const uint8_t* next = first_tap(p, c);
   for (int r = 0; r < rows; ++r) {
     if (padded) {
       const int64_t d = c.od * g.stride_d - g.pad_d, h = c.oh * g.stride_h - g.pad_h, w = c.ow * g.stride_w - g.pad_w;
@@ -78,7 +81,7 @@ inline bool row_bases(const IgemmParams& p, int rows, RowCursor& c, const uint8_
     bases[r] = next;
     next += step;
     advance(g, c);
-    if (c.ow == 0) next = base();
+    if (c.ow == 0) next = first_tap(p, c);
   }
   return true;
 }
@@ -93,17 +96,13 @@ inline void row_pointers(const IgemmParams& p, const int64_t* offsets, int64_t m
   }
   const ConvGeometry& g = *p.conv;
   if (g.pad_h == 0 && g.pad_w == 0 && g.pad_d == 0) {  // every tap is inside
-    const auto start = [&] {
-      return p.a + c.n * g.image_stride + c.od * g.stride_d * g.plane_stride + c.oh * g.stride_h * g.row_stride +
-             c.ow * g.stride_w * p.a_stride;
-    };
-    const uint8_t* base = start();
+    const uint8_t* base = first_tap(p, c);
     const int64_t step = g.stride_w * p.a_stride;
     for (int r = 0; r < rows; ++r) {
       for (int64_t t = 0; t < p.taps; ++t) pointers[t * kMaxRows + r] = base + offsets[t];
       base += step;
       advance(g, c);
-      if (c.ow == 0) base = start();
+      if (c.ow == 0) base = first_tap(p, c);
     }
     return;
   }
@@ -112,7 +111,7 @@ inline void row_pointers(const IgemmParams& p, const int64_t* offsets, int64_t m
                 last_w = g.in_w - (g.kernel_w - 1) * g.dilation_w;
   for (int r = 0; r < rows; ++r, advance(g, c)) {
     const int64_t d0 = c.od * g.stride_d - g.pad_d, h0 = c.oh * g.stride_h - g.pad_h, w0 = c.ow * g.stride_w - g.pad_w;
-    const uint8_t* base = p.a + c.n * g.image_stride + d0 * g.plane_stride + h0 * g.row_stride + w0 * p.a_stride;
+    const uint8_t* base = first_tap(p, c);
     const uint8_t** dst = pointers + r;
     if (d0 >= 0 && d0 < last_d && h0 >= 0 && h0 < last_h && w0 >= 0 && w0 < last_w) {
       for (int64_t t = 0; t < p.taps; ++t) dst[t * kMaxRows] = base + offsets[t];
@@ -152,8 +151,7 @@ inline void gather_pieces(const IgemmParams& p, const int64_t* offsets, int64_t 
   const int64_t bytes = p.kc / p.pieces, stride = gathered_stride(p), step = g.stride_w * p.a_stride;
   while (rows > 0) {  // a line of output pixels, or its part
     const int64_t count = rows < g.out_w - c.ow ? rows : g.out_w - c.ow;
-    const uint8_t* base = p.a + c.n * g.image_stride + c.od * g.stride_d * g.plane_stride +
-                          c.oh * g.stride_h * g.row_stride + c.ow * step;
+    const uint8_t* base = first_tap(p, c);
     for (int64_t t = 0; t < p.pieces; ++t) {
       if (gathered_copy(p) < kPiece)
         gather_piece<kPiece / 2>(base + offsets[t], step, bytes, count, out + t * bytes, stride);

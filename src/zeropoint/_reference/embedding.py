@@ -46,8 +46,8 @@ def embedding_bag(
 ) -> torch.Tensor:
     """Sums (``mode`` 0), means (1) or maxima (2) of bags of rows: indices [n], offsets [bags] to float32 [bags, features].
 
-    Indices [bags, n] have their bags in rows, without offsets, all of them. Else bag b has the indices from ``offsets[b]`` to the next offset, or to the end; with ``include_last_offset`` the last
-    offset begins no bag. Rows are those of :func:`embedding`, each times its ``per_sample_weights`` (sums alone); those of
+    Indices [bags, n] have their bags in rows, without offsets, all of them. Else bag b has the indices from
+    ``offsets[b]`` to the next offset, or to the end; with ``include_last_offset`` the last offset begins no bag. Rows are those of :func:`embedding`, each times its ``per_sample_weights`` (sums alone); those of
     ``padding_idx`` are left out. Sums are taken row by row in float32, a mean is the sum divided by the number of rows,
     a bag without rows gives zeros.
 

@@ -40,10 +40,9 @@ _BY_TENSOR = {
     aten.fmod.Scalar: aten.fmod.Tensor,
     aten.clamp_min.default: aten.clamp_min.Tensor,
     aten.clamp_max.default: aten.clamp_max.Tensor,
+    **{getattr(aten, n).Scalar: getattr(aten, n).Tensor for n in ("eq", "ne", "lt", "le", "gt", "ge")},
 }
 _RANGES = (aten.arange.default, aten.arange.start, aten.arange.start_step)
-
-_COMPARISONS = {getattr(aten, name).Scalar: getattr(aten, name).Tensor for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 
 
 class _Rewriter:
@@ -81,9 +80,11 @@ class _Rewriter:
             sides = [self._integer_side(node, side) for side in (x, a["other"])]
             if None not in sides:
                 self.replace(node, ops.add_integers, *sides, target is aten.sub.Tensor)
-        elif target in _BY_TENSOR and x.meta["val"].dtype == dtype:
-            number = next(v for k, v in a.items() if k != "self")
-            self.replace(node, _BY_TENSOR[target], x, self.number(node, number, dtype))
+        elif target in _BY_TENSOR and isinstance(x.meta.get("val"), torch.Tensor):
+            own = x.meta["val"].dtype
+            if dtype in (own, torch.bool):  # a comparison's, or no other than the number would make it
+                number = next(v for k, v in a.items() if k != "self")
+                self.replace(node, _BY_TENSOR[target], x, self.number(node, number, own))
         elif target is aten.linalg_vector_norm.default and a["ord"] == 2 and a["dtype"] is None:
             if isinstance(a["dim"], (list, tuple)) and len(a["dim"]) == 1:
                 self.replace(node, aten.linalg_norm.default, x, None, a["dim"], a["keepdim"])
@@ -93,8 +94,6 @@ class _Rewriter:
             self.replace(node, target, x, self.number(node, a["other"], dtype))
         elif target is aten.pow.Tensor_Scalar:
             self._power(node, x, a["exponent"], dtype)
-        elif target in _COMPARISONS and isinstance(x.meta.get("val"), torch.Tensor):
-            self.replace(node, _COMPARISONS[target], x, self.number(node, a["other"], x.meta["val"].dtype))
         elif target is aten.masked_fill.Scalar:
             self.replace(node, aten.masked_fill.Tensor, x, a["mask"], self.number(node, a["value"], dtype))
         elif target in (aten.clamp.default, aten.hardtanh.default):

@@ -35,9 +35,7 @@ def in_float32(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         with torch.no_grad(), in_eval_mode(model):
             dtypes = [getattr(leaf, "dtype", None) for leaf in tree_flatten(model(*args, **kwargs))[0]]
             widened = _widened(model, dtypes)
-            widened(
-                *args, **kwargs
-            )  # export does not see operands of different dtypes, which a cast in the model leaves
+            widened(*args, **kwargs)  # a cast in the model leaves operands of two dtypes, which export does not see
     except Exception as error:  # as whatever stops export
         raise CaptureError(f"capture: {type(error).__name__}: {str(error).strip()}") from error
     return widened

@@ -85,7 +85,7 @@ class RNNCell(_FromObserved, quantizable.RNNCell):
     """Static int8 RNN cell; torch had none."""
 
 
-# Parts of a cell in the order of the operator's grids (_reference/recurrent.py), each with the part whose result it
+# By the operator's kinds: parts of a cell in the order of its grids (_reference/recurrent.py), each with the part whose result it
 # looks up, if it is a table.
 _PARTS: dict[type, tuple[tuple[str, str | None], ...]] = {
     LSTMCell: (
@@ -100,7 +100,6 @@ _PARTS: dict[type, tuple[tuple[str, str | None], ...]] = {
     ),
     RNNCell: (("igates", None), ("hgates", None), ("gates", None), ("nonlinearity", "gates")),
 }  # fmt: skip
-_KINDS = (LSTMCell, GRUCell, RNNCell)
 
 
 def _listens(module: nn.Module) -> bool:
@@ -124,10 +123,6 @@ def _unchanged(part: Any) -> bool:
     )
 
 
-def _relu(x: torch.Tensor) -> torch.Tensor:
-    return torch.relu(x)
-
-
 class _Sequence(quantizable._SingleLayer):
     """A converted cell over time."""
 
@@ -147,7 +142,7 @@ class _Sequence(quantizable._SingleLayer):
             return super().forward(x, hidden)
         if not all(_unchanged(getattr(cell, name)) for name, _ in names):
             return super().forward(x, hidden)
-        kind = _KINDS.index(type(cell))
+        kind = list(_PARTS).index(type(cell))
         c = states[1]._data if kind == 0 else x._data.new_zeros(0)
         tables, grids = self._tables_and_grids(names, given)
         weights = [
@@ -181,7 +176,7 @@ class _Sequence(quantizable._SingleLayer):
         for part in names:
             if part[1] is not None:
                 module = getattr(self.cell, part[0])
-                function = _relu if isinstance(module, nn.ReLU) else module._function
+                function = torch.relu if isinstance(module, nn.ReLU) else module._function
                 source = self._grid((part[1], None))
                 tables.append(make_table(function, *source, quint8, *self._grid(part), quint8))
         made = torch.stack(tables), torch.tensor(pairs, dtype=torch.float64)
