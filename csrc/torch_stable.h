@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/huge_pages.h"
+
 namespace zeropoint {
 
 using torch::headeronly::ScalarType;
@@ -178,6 +180,13 @@ inline uint8_t* scratch(Scratch slot, size_t size) {
   if (buffer.size() < size + 64) buffer.resize(size + 64);
   const auto address = reinterpret_cast<uintptr_t>(buffer.data());
   return buffer.data() + (64 - address % 64) % 64;
+}
+
+// For packed weights of that many bytes.
+inline Tensor empty_packed(int64_t bytes) {
+  Tensor blob = empty_contiguous({bytes}, ScalarType::Byte);
+  prefer_huge_pages(blob.data_ptr(), static_cast<size_t>(bytes));
+  return blob;
 }
 
 // Runs f(begin, end) over [0, n) on torch's threads; `cost` is the work of one item in multiply-adds or

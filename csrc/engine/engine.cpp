@@ -1,6 +1,7 @@
 // zeropoint::program_*: programs by number, for Python.
 #include <shared_mutex>
 
+#include "../kernels/huge_pages.h"
 #include "program.h"
 
 namespace zeropoint {
@@ -64,7 +65,11 @@ STABLE_TORCH_LIBRARY_IMPL(zeropoint, CompositeExplicitAutograd, m) {
 
 }  // namespace zeropoint
 
-// Not an operator: Python collects garbage anywhere, also while a dispatch mode records operators into a graph.
+// No operators, which a dispatch mode would record into a graph: Python collects garbage anywhere, and builds programs
+// wherever it runs them.
 extern "C" __attribute__((visibility("default"))) void zeropoint_program_release(int64_t number) {
   zeropoint::release(number);
+}
+extern "C" __attribute__((visibility("default"))) void zeropoint_prefer_huge_pages(void* data, size_t bytes) {
+  zeropoint::prefer_huge_pages(data, bytes);
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <set>
 
+#include "../kernels/huge_pages.h"
+
 namespace zeropoint {
 namespace {
 
@@ -136,6 +138,7 @@ Plan::Plan(const Program& program, const Recording& recording, std::vector<int64
 std::unique_ptr<Frame> Plan::make_frame(const Program& program) const {
   auto frame = std::make_unique<Frame>();
   frame->memory.reset(new uint8_t[static_cast<size_t>(bytes_ + kAlignment)]);
+  prefer_huge_pages(frame->memory.get(), static_cast<size_t>(bytes_ + kAlignment));
   uint8_t* memory = frame->memory.get();
   memory += (kAlignment - reinterpret_cast<uintptr_t>(memory) % kAlignment) % kAlignment;
   frame->values.integers = integers_;

@@ -49,7 +49,7 @@ Tensor pack(const std::string& what, int64_t dims, Tensor weight, const Optional
   }
   const PackKind kind = conv_kind(dims, groups, weight.size(0), v.channels, dilation.back());
   const PackedHeader header = plan_pack(v, kind, kernels());
-  Tensor blob = empty_contiguous({header.total_bytes}, ScalarType::Byte);
+  Tensor blob = empty_packed(header.total_bytes);
   start_pack(header, bytes(blob));
   parallel(v.groups * v.n, v.channels * v.kernel_h * v.kernel_w,
            [&](int64_t begin, int64_t end) { pack_weights(v, header, bytes(blob), begin, end); });

@@ -211,10 +211,13 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
   const int64_t features = from_input.header->kc, columns = gates * hidden;
   Rows inputs(total, scratch(Scratch::kInput, static_cast<size_t>(total * features) + 4), Scratch::kRows);
   quantize_rows(what, kernel, floats(x), total, features, per_row, 255.0f, inputs);
-  // The inputs' product runs some steps ahead: enough rows to multiply well, few enough to stay in the cache.
-  const int64_t ahead = std::max<int64_t>(batch + 48, (int64_t{1} << 17) / std::max<int64_t>(columns, 1));
-  auto* a = reinterpret_cast<float*>(scratch(Scratch::kGates, static_cast<size_t>((ahead + 2 * batch) * columns) * 4));
-  float* b = a + (ahead + batch) * columns;
+  // The inputs' product runs some steps ahead: enough rows to multiply well, few enough to stay in the cache, and about
+  // as many in each chunk, as a row alone takes as long as reading all weights.
+  const int64_t least = std::max({batch, int64_t{48}, (int64_t{1} << 17) / std::max<int64_t>(columns, 1)});
+  const int64_t chunks = std::max<int64_t>(1, total / least);
+  const int64_t ahead = total / chunks + 1 + batch;  // at most: whole steps
+  auto* a = reinterpret_cast<float*>(scratch(Scratch::kGates, static_cast<size_t>((ahead + batch) * columns) * 4));
+  float* b = a + ahead * columns;
   uint8_t* shared = scratch(Scratch::kState, static_cast<size_t>(batch * hidden) + 4);  // the quantized state
   const UnitShare share(kernel, hidden, gates);
   const bool small = share.small(total / std::max<int64_t>(steps, 1));
@@ -261,6 +264,7 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
     };
     int64_t at = reverse ? total : 0;  // row of x where the next step starts, or, reversed, ends
     int64_t first = 0, ready = 0;      // rows [first, first + ready) have their product in from_x
+    int64_t chunk = 0, done = 0;       // chunks and rows whose product was computed
     for (int64_t s = 0; s < steps; ++s) {
       const int64_t n = size_of(s), m = std::max<int64_t>(std::min(n, row1) - row0, 0);
       find_ranges(s, n, m);
@@ -277,8 +281,9 @@ std::tuple<Tensor, Tensor, Tensor> rnn_dynamic(Tensor x, std::vector<int64_t> ba
         first = at + row0;
         if (m > 0) multiply(product(from_input, inputs, first, false, from_x), m);
       } else if (at < first || at >= first + ready) {
-        ready = 0;
-        for (int64_t t = s; t < steps && ready < ahead; ++t) ready += size_of(t);
+        const int64_t before = done, goal = total * ++chunk / chunks;
+        for (int64_t t = s; t < steps && done < goal; ++t) done += size_of(t);
+        ready = done - before;
         first = reverse ? at + n - ready : at;
         multiply(product(from_input, inputs, first, false, from_x), ready);
       }

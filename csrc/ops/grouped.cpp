@@ -41,7 +41,7 @@ Tensor linear_grouped_pack(Tensor weight, Tensor w_scale, OptionalTensor w_zero_
   check_groups("linear_grouped_pack", weight, w_scale, w_zero_point, group_size, w_bits);
   const GroupedHeader h = plan_grouped(weight.size(0), in_features(weight), w_bits, group_size, w_scale.size(1) > 1,
                                        w_zero_point.has_value(), kernels());
-  Tensor blob = empty_contiguous({h.total_bytes}, ScalarType::Byte);
+  Tensor blob = empty_packed(h.total_bytes);
   pack_grouped(h, bytes(weight), is_paired(weight), weight.stride(0), weight.stride(1),
                static_cast<const float*>(w_scale.data_ptr()),
                w_zero_point ? static_cast<const float*>(w_zero_point->data_ptr()) : nullptr, bytes(blob));

@@ -30,7 +30,7 @@ WeightView linear_view(const Tensor& weight, const OptionalTensor& zero_point) {
 Tensor linear_pack(Tensor weight, OptionalTensor zero_point) {
   const WeightView view = linear_view(weight, zero_point);
   const PackedHeader header = plan_pack(view, PackKind::kDirect, kernels());
-  Tensor blob = empty_contiguous({header.total_bytes}, ScalarType::Byte);
+  Tensor blob = empty_packed(header.total_bytes);
   start_pack(header, bytes(blob));
   parallel(view.groups * view.n, view.channels * view.kernel_h * view.kernel_w,
            [&](int64_t begin, int64_t end) { pack_weights(view, header, bytes(blob), begin, end); });

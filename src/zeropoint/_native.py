@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import torch
 
-__all__ = ["load", "loaded", "release_program"]
+__all__ = ["load", "loaded", "prefer_huge_pages", "release_program"]
 
 _library: ctypes.CDLL | None = None
 
@@ -30,6 +30,8 @@ def load() -> None:
     library = ctypes.CDLL(spec.origin)
     library.zeropoint_program_release.argtypes = [ctypes.c_int64]
     library.zeropoint_program_release.restype = None
+    library.zeropoint_prefer_huge_pages.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    library.zeropoint_prefer_huge_pages.restype = None
     _library = library
 
 
@@ -37,6 +39,12 @@ def release_program(number: int) -> None:
     """Forgets a program of the engine. No operator, which a graph that is being traced meanwhile would have in it."""
     if _library is not None:
         _library.zeropoint_program_release(number)
+
+
+def prefer_huge_pages(tensor: torch.Tensor) -> None:
+    """Asks the system for large pages behind a contiguous tensor that nothing was written to yet."""
+    if _library is not None:
+        _library.zeropoint_prefer_huge_pages(tensor.data_ptr(), tensor.numel() * tensor.element_size())
 
 
 def loaded() -> bool:

@@ -196,10 +196,13 @@ class Generator:
         kind = self.random.randrange(4)
         gates, hidden, features = (4, 3, 1, 1)[kind], self.one(1, 5, 16, 33, 64, 130), self.one(1, 4, 19)
         most = self.one(4, 4, 11)  # from 8 rows on, threads share rows
-        sizes = sorted((self.random.randint(1, most) for _ in range(self.one(1, 2, 5))), reverse=True)
+        steps = self.one(1, 2, 5)
+        if kind < 2 and self.chance(0.05):  # the inputs' product comes in several chunks
+            hidden, steps = 2800 // gates, 60
+        sizes = sorted((self.random.randint(1, most) for _ in range(steps)), reverse=True)
         x, h = self.floats((sum(sizes), features)), self.floats((sizes[0], hidden))
         if self.chance(0.3):
-            x, sizes = self.floats((self.one(1, 3), sizes[0], features)), []
+            x, sizes = self.floats((min(steps, self.one(1, 3, 60)), sizes[0], features)), []
         c = self.floats(tuple(h.shape)) if kind == 0 else torch.empty(0)
         (ih, si, zi), (hh, sh, zh) = (self.weight((gates * hidden, n)) for n in (features, hidden))
         biases = [torch.randn(gates * hidden) if self.chance(0.7) else None for _ in "ih"]

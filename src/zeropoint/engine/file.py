@@ -166,6 +166,10 @@ class _Reader:
                 last.operator.startswith("zeropoint::") and last.operator.endswith("_pack") and len(last.results) == 1,
                 f"the prologue packs weights, {last.operator} does not",
             )
+            _require(
+                isinstance(last.arguments[0], Value) and last.arguments[0].index in program.constants,
+                f"{last.operator} packs what is no tensor of the file",
+            )
             if last.results[0] is not None:
                 self.packed[last.results[0]] = last
         for index in self._list(self.document.get("inputs"), "inputs"):

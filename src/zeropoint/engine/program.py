@@ -86,15 +86,28 @@ class Program:
     out_spec: str = ""
     coverage: list[tuple[str, str, str]] = field(default_factory=list)
 
-    def prepared(self, packed: Callable[[torch.Tensor], None] | None = None) -> dict[int, torch.Tensor]:
-        """The constants and what the prologue makes of them; ``packed`` is told of each constant that was just read."""
+    def prepared(
+        self,
+        packed: Callable[[torch.Tensor], None] | None = None,
+        place: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> dict[int, torch.Tensor]:
+        """The constants and what the prologue makes of them.
+
+        ``packed`` is told of each constant that was just read, and ``place`` gives each packed weight the memory it stays in.
+        """
         values: dict[int, Any] = dict(self.constants)
-        for instruction in self.prologue:
+        for instruction, weight in zip(self.prologue, self.packed_weights(), strict=True):
             _call(instruction, bind(instruction), values)
-            weight = instruction.arguments[0]
-            if packed is not None and isinstance(weight, Value):
-                packed(values[weight.index])
+            (result,) = instruction.results
+            if place is not None and result is not None:
+                values[result] = place(values[result])
+            if packed is not None:
+                packed(values[weight])
         return values
+
+    def packed_weights(self) -> list[int]:
+        """The constant that each instruction of the prologue packs."""
+        return [i.arguments[0].index for i in self.prologue]
 
     def bound(self) -> list[Bound]:
         """What each instruction of the body calls."""

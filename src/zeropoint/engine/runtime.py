@@ -13,6 +13,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten, treespec
 from zeropoint import _native
 from zeropoint.engine.bytecode import encode
 from zeropoint.engine.program import Program, ProgramError
+from zeropoint.engine.shelf import Shelf
 from zeropoint.errors import QuantizationError
 
 __all__ = ["ProgramModule"]
@@ -57,7 +58,8 @@ class ProgramModule(nn.Module):
         """Packs the weights for the instruction set in use and hands the program to the engine."""
         for index in self.program.constants:
             self.program.constants[index] = getattr(self, f"constant_{index}")
-        self._prepared = self.program.prepared(packed)
+        shelf = Shelf(sum(self.program.constants[i].nbytes for i in self.program.packed_weights()))
+        self._prepared = self.program.prepared(packed, shelf.put)
         if self._release is not None:
             self._release()
         self._number, self._release = 0, None
