@@ -130,6 +130,7 @@ Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, doubl
     w.queries = copies ? scratch(Scratch::kInput, static_cast<size_t>(block * d) + 64) : nullptr;
     int32_t* products = w.scores + block * s_stride;
     int64_t packed = -1;  // head of the keys, which queries of several heads may share
+    int64_t masked = -1;  // start of the mask's row
     for (int64_t item = begin; item < end; ++item) {
       const int64_t key_item = item / heads * key_heads + item % heads / (heads / key_heads);
       if (key_item != packed) {
@@ -149,18 +150,24 @@ Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, doubl
           source = w.queries;
           stride = d;
         }
-        start_rows(kernel, source, stride, rows, d, keys.zero_point - 128, w.row_init);
-        multiply(source, stride, rows, d, w.keys, t, w.key_init, w.row_init, w.scores, s_stride);
+        // What the keys' zero point takes from all scores of a row makes a difference to masked ones alone.
+        if (mask) start_rows(kernel, source, stride, rows, d, keys.zero_point - 128, w.row_init);
+        multiply(source, stride, rows, d, w.keys, s_stride, w.key_init, mask ? w.row_init : nullptr, w.scores,
+                 s_stride);
         for (int64_t i = 0; i < rows; ++i) {
           uint8_t* p = w.probabilities + i * p_stride;
-          if (mask) mask->row(item / heads, item % heads, row + i, t, s_stride, w.mask);
+          if (mask) {
+            const int64_t start = mask->start(item / heads, item % heads, row + i);
+            if (start != masked) mask->row(start, t, s_stride, w.mask);
+            masked = start;
+          }
           const int64_t seen = causal ? std::min(t, row + i + 1) : t;
           w.sums[i] = kernel.attention_row(w.scores + i * s_stride, seen, score_scale, w.mask, p);
           std::fill(p + seen, p + p_stride, uint8_t{0});
           w.row_init[i] =
               static_cast<int32_t>(-static_cast<uint32_t>(values.zero_point - 128) * static_cast<uint32_t>(w.sums[i]));
         }
-        multiply(w.probabilities, p_stride, rows, t, w.values, dv, w.value_init, w.row_init, products, o_stride);
+        multiply(w.probabilities, p_stride, rows, t, w.values, o_stride, w.value_init, w.row_init, products, o_stride);
         for (int64_t i = 0; i < rows; ++i)
           kernel.requantize(products + i * o_stride, dv, w.sums[i] ? static_cast<float>(value_scale / w.sums[i]) : 0.0f,
                             to_u8_domain(zero_point, dtype), sign_flip(dtype), target + (row + i) * heads * dv);

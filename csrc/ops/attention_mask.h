@@ -27,9 +27,13 @@ struct AttentionMask {
     }
   }
 
-  // The row of a query, within bounds and padded to `padded` values. NaN takes its key away.
-  void row(int64_t b, int64_t h, int64_t query, int64_t keys, int64_t padded, float* out) const {
-    const int64_t start = b * strides[0] + h * strides[1] + query * strides[2], step = strides[3];
+  // Where the row of a query begins; queries may share one.
+  int64_t start(int64_t b, int64_t h, int64_t query) const {
+    return b * strides[0] + h * strides[1] + query * strides[2];
+  }
+  // The row that begins there, within bounds and padded to `padded` values. NaN takes its key away.
+  void row(int64_t start, int64_t keys, int64_t padded, float* out) const {
+    const int64_t step = strides[3];
     if (of_bools) {
       const uint8_t* source = bytes(tensor) + start;
       for (int64_t i = 0; i < keys; ++i) out[i] = source[i * step] ? 0.0f : kMasked;

@@ -83,7 +83,7 @@ std::tuple<Tensor, Tensor, Tensor> cached_attention(Tensor q, Tensor past_k, Ten
       for (int64_t i = 0; i < shared; ++i) {
         const int64_t head = item * shared + i;
         if (mask) {
-          mask->row(head / heads, head % heads, 0, keys, slots, row);
+          mask->row(mask->start(head / heads, head % heads, 0), keys, slots, row);
           p.mask = row;
         }
         p.query = queries.head(head, heads);

@@ -49,6 +49,19 @@ struct Avx512Vnni {
   static I32 load_bytes(const uint8_t* p) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
+  // Of values of 0 to 255.
+  static void store_bytes(uint8_t* p, I32 v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+  }
+  static I32 max_i32(I32 a, I32 b) { return _mm512_max_epi32(a, b); }
+  // x > y ? a : b.
+  static F32 where_above(F32 x, F32 y, F32 a, F32 b) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_GT_OQ), b, a);
+  }
+  // Over the lanes; of floats none is NaN.
+  static int32_t largest(I32 v) { return _mm512_reduce_max_epi32(v); }
+  static float largest(F32 v) { return _mm512_reduce_max_ps(v); }
+  static int32_t sum(I32 v) { return _mm512_reduce_add_epi32(v); }
   static I32 load_i32(const int32_t* p) { return _mm512_loadu_si512(p); }
   static void store_i32(int32_t* p, I32 v) { _mm512_storeu_si512(p, v); }
   static I32 set_i32(int32_t x) { return _mm512_set1_epi32(x); }
@@ -79,16 +92,27 @@ struct Avx512Vnni {
   // 0 where both are zeros: the second operand.
   static F32 max_0(F32 a) { return _mm512_max_ps(a, _mm512_setzero_ps()); }
   static I32 mul_i32(I32 a, I32 b) { return _mm512_mullo_epi32(a, b); }
-  // Panel order to column order (epilogue.h): a 4 by 4 transposition of blocks of four lanes.
+  // Panel order to column order (epilogue.h), of one, two or four vectors: of four, a 4 by 4 transposition of blocks of
+  // four lanes.
   static constexpr bool kOrders = true;
   static constexpr bool kStaggers = true;
-  static void order(const I32 (&x)[4], I32 (&y)[4]) {
-    const __m512i a = _mm512_shuffle_i32x4(x[0], x[1], 0x44), b = _mm512_shuffle_i32x4(x[0], x[1], 0xEE);
-    const __m512i c = _mm512_shuffle_i32x4(x[2], x[3], 0x44), d = _mm512_shuffle_i32x4(x[2], x[3], 0xEE);
-    y[0] = _mm512_shuffle_i32x4(a, c, 0x88);
-    y[1] = _mm512_shuffle_i32x4(a, c, 0xDD);
-    y[2] = _mm512_shuffle_i32x4(b, d, 0x88);
-    y[3] = _mm512_shuffle_i32x4(b, d, 0xDD);
+  template <int NV>
+  static void order(const I32 (&x)[NV], I32 (&y)[NV]) {
+    static_assert(NV == 1 || NV == 2 || NV == 4);
+    if constexpr (NV == 1) {
+      y[0] = x[0];
+    } else if constexpr (NV == 2) {
+      const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+      y[0] = _mm512_permutex2var_epi32(x[0], low, x[1]);
+      y[1] = _mm512_permutex2var_epi32(x[0], _mm512_add_epi32(low, _mm512_set1_epi32(8)), x[1]);
+    } else {
+      const __m512i a = _mm512_shuffle_i32x4(x[0], x[1], 0x44), b = _mm512_shuffle_i32x4(x[0], x[1], 0xEE);
+      const __m512i c = _mm512_shuffle_i32x4(x[2], x[3], 0x44), d = _mm512_shuffle_i32x4(x[2], x[3], 0xEE);
+      y[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+      y[1] = _mm512_shuffle_i32x4(a, c, 0xDD);
+      y[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+      y[3] = _mm512_shuffle_i32x4(b, d, 0xDD);
+    }
   }
   static I32 round_i32(F32 v) { return _mm512_cvtps_epi32(v); }
   static F32 round_f32(F32 v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }

@@ -45,6 +45,19 @@ struct Neon {
     __builtin_memcpy(&four, p, 4);
     return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four)))));
   }
+  // Of values of 0 to 255.
+  static void store_bytes(uint8_t* p, I32 v) {
+    const uint16x4_t words = vmovn_u32(vreinterpretq_u32_s32(v));
+    const uint32_t four = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(words, words))), 0);
+    __builtin_memcpy(p, &four, 4);
+  }
+  static I32 max_i32(I32 a, I32 b) { return vmaxq_s32(a, b); }
+  // x > y ? a : b.
+  static F32 where_above(F32 x, F32 y, F32 a, F32 b) { return vbslq_f32(vcgtq_f32(x, y), a, b); }
+  // Over the lanes; of floats none is NaN.
+  static int32_t largest(I32 v) { return vmaxvq_s32(v); }
+  static float largest(F32 v) { return vmaxvq_f32(v); }
+  static int32_t sum(I32 v) { return vaddvq_s32(v); }
   static I32 load_i32(const int32_t* p) { return vld1q_s32(p); }
   static void store_i32(int32_t* p, I32 v) { vst1q_s32(p, v); }
   static I32 set_i32(int32_t x) { return vdupq_n_s32(x); }
@@ -77,8 +90,9 @@ struct Neon {
   static F32 round_f32(F32 v) { return vrndnq_f32(v); }
   static I32 round_i32(F32 v) { return vcvtnq_s32_f32(v); }  // half to even; saturates
   // Panel order is column order with four lanes.
-  static void order(const I32 (&x)[4], I32 (&y)[4]) {
-    for (int v = 0; v < 4; ++v) y[v] = x[v];
+  template <int NV>
+  static void order(const I32 (&x)[NV], I32 (&y)[NV]) {
+    for (int v = 0; v < NV; ++v) y[v] = x[v];
   }
 
   // Keeps v in a register, opaque to the optimiser.

@@ -52,6 +52,29 @@ struct Scalar {
     for (int i = 0; i < kLanes; ++i) r.lane[i] = p[i];
     return r;
   }
+  // Of values of 0 to 255.
+  static void store_bytes(uint8_t* p, I32 v) {
+    for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint8_t>(v.lane[i]);
+  }
+  static I32 max_i32(I32 a, I32 b) {
+    return each_i32([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+  }
+  // x > y ? a : b.
+  static F32 where_above(F32 x, F32 y, F32 a, F32 b) {
+    return each_f32([&](int i) { return x.lane[i] > y.lane[i] ? a.lane[i] : b.lane[i]; });
+  }
+  // Over the lanes; of floats none is NaN.
+  template <class Vector>
+  static auto largest(Vector v) {
+    auto most = v.lane[0];
+    for (int i = 1; i < kLanes; ++i) most = v.lane[i] > most ? v.lane[i] : most;
+    return most;
+  }
+  static int32_t sum(I32 v) {
+    int32_t total = 0;
+    for (int i = 0; i < kLanes; ++i) total += v.lane[i];
+    return total;
+  }
   static I32 load_i32(const int32_t* p) {
     I32 r;
     __builtin_memcpy(&r, p, sizeof r);

@@ -20,47 +20,55 @@ inline typename V::I32 probability(typename V::F32 y) {
   return V::round_i32(V::times_power_of_2(p, shifted));
 }
 
-// From scores to what follows the masked sum: z[i] = float(s[i]) * scale + mask[i], p[i] = rhe(255 * 2^((z[i] -
-// largest) * log2 e)). All of a row that has nothing to look at is 0. `mask` is padded with kMasked to a multiple of
-// the lanes.
+// Stores `slots` probabilities, of which f gives kLanes at a time; their sum.
+template <class V, class F>
+int32_t store_probabilities(int64_t slots, uint8_t* p, const F& f) {
+  typename V::I32 sum = V::set_i32(0);
+  for (int64_t i = 0; i < slots; i += V::kLanes) {
+    const typename V::I32 q = probability<V>(f(i));
+    V::store_bytes(p + i, q);
+    sum = V::add_i32(sum, q);
+  }
+  return V::sum(sum);
+}
+
+// z[i] = float(s[i]) * scale + mask[i], p[i] = rhe(255 * 2^((z[i] - largest) * log2 e)). All of a row that has nothing
+// to look at is 0, and so is the mask's padding with kMasked.
 template <class V>
-void masked_row(int32_t* s, int64_t n, float scale, const float* mask) {
+int32_t masked_row(int32_t* s, int64_t slots, float scale, const float* mask, uint8_t* p) {
   auto* z = reinterpret_cast<float*>(s);
-  const typename V::F32 factor = V::set_f32(scale), rate = V::set_f32(1.44269504f);
-  for (int64_t i = 0; i < n; i += V::kLanes)
-    V::store_f32(z + i, V::add(V::mul(V::to_f32(V::load_i32(s + i)), factor), V::load_f32(mask + i)));
-  float largest = kMasked;
-  for (int64_t i = 0; i < n; ++i) largest = mask[i] > kMasked && z[i] > largest ? z[i] : largest;
+  const typename V::F32 factor = V::set_f32(scale), rate = V::set_f32(1.44269504f), masked = V::set_f32(kMasked);
+  typename V::F32 all = masked;
+  for (int64_t i = 0; i < slots; i += V::kLanes) {
+    const typename V::F32 added = V::load_f32(mask + i);
+    const typename V::F32 sum = V::add(V::mul(V::to_f32(V::load_i32(s + i)), factor), added);
+    V::store_f32(z + i, sum);
+    all = V::max(V::where_above(added, masked, sum, masked), all);
+  }
+  const float largest = V::largest(all);
   const typename V::F32 top = V::set_f32(largest > kMasked ? largest : kLargestMask);
-  for (int64_t i = 0; i < n; i += V::kLanes)
-    V::store_i32(s + i, probability<V>(V::mul(V::sub(V::load_f32(z + i), top), rate)));
+  return store_probabilities<V>(slots, p, [&](int64_t i) { return V::mul(V::sub(V::load_f32(z + i), top), rate); });
 }
 
-// rhe(255 * 2^((s[i] - largest) * scale)).
+// p[i] = rhe(255 * 2^((s[i] - largest) * scale)).
 template <class V>
-void plain_row(int32_t* s, int64_t n, float scale) {
-  int32_t largest = s[0];
-  for (int64_t i = 1; i < n; ++i) largest = s[i] > largest ? s[i] : largest;
-  const typename V::I32 top = V::set_i32(largest);
+int32_t plain_row(int32_t* s, int64_t n, int64_t slots, float scale, uint8_t* p) {
+  for (int64_t i = n; i < slots; ++i) s[i] = s[0];  // what fills the last vector is no larger than the largest
+  typename V::I32 all = V::load_i32(s);
+  for (int64_t i = V::kLanes; i < slots; i += V::kLanes) all = V::max_i32(all, V::load_i32(s + i));
+  const typename V::I32 top = V::set_i32(V::largest(all));
   const typename V::F32 factor = V::set_f32(scale);
-  for (int64_t i = 0; i < n; i += V::kLanes)
-    V::store_i32(s + i, probability<V>(V::mul(V::to_f32(V::sub_i32(V::load_i32(s + i), top)), factor)));
+  const int32_t sum = store_probabilities<V>(
+      slots, p, [&](int64_t i) { return V::mul(V::to_f32(V::sub_i32(V::load_i32(s + i), top)), factor); });
+  return sum - static_cast<int32_t>(slots - n) * p[0];
 }
 
-// The probabilities p of a row of scores, and their sum. `s` is read and overwritten up to the next multiple of the
-// lanes; |s[i] - largest| < 2^31.
+// The probabilities p of a row of scores, and their sum. `s` and `p` are written up to the next multiple of the lanes;
+// |s[i] - largest| < 2^31.
 template <class V>
 int32_t attention_row(int32_t* s, int64_t n, float scale, const float* mask, uint8_t* p) {
-  if (mask)
-    masked_row<V>(s, n, scale, mask);
-  else
-    plain_row<V>(s, n, scale);
-  int32_t sum = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    p[i] = static_cast<uint8_t>(s[i]);
-    sum += s[i];
-  }
-  return sum;
+  const int64_t slots = (n + V::kLanes - 1) / V::kLanes * V::kLanes;
+  return mask ? masked_row<V>(s, slots, scale, mask, p) : plain_row<V>(s, n, slots, scale, p);
 }
 
 // z = (query . key) * factor + mask, w = exp(z - the largest z), out = (sum of w * value) / (sum of w). Products of

@@ -113,9 +113,9 @@ inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t 
     store_rows<V, MR, NV, false, false>(e, acc, slot, out, out_stride, cols, residual, places);
 }
 
-// int32 and float outputs of whole panels, in registers; kRowF32 is the formula of dequantize_row.
-template <class V, int MR>
-inline void store_ordered(const Epilogue& e, typename V::I32 (&acc)[MR][4], void* out, int64_t offset,
+// int32 and float outputs of whole vectors, in registers; kRowF32 is the formula of dequantize_row.
+template <class V, int MR, int NV>
+inline void store_ordered(const Epilogue& e, typename V::I32 (&acc)[MR][NV], void* out, int64_t offset,
                           int64_t out_stride, int64_t m, int64_t col) {
   const bool biased = e.column_bias != nullptr, relu = e.relu;
 #pragma GCC unroll 8
@@ -124,18 +124,18 @@ inline void store_ordered(const Epilogue& e, typename V::I32 (&acc)[MR][4], void
     auto* floats = static_cast<float*>(out) + offset + r * out_stride;
     if (e.output == Epilogue::Output::kF32)
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) acc[r][v] = V::bits(scaled<V>(e, acc[r][v], col + v * V::kLanes));
-    typename V::I32 ordered[4];
-    V::order(acc[r], ordered);
+      for (int v = 0; v < NV; ++v) acc[r][v] = V::bits(scaled<V>(e, acc[r][v], col + v * V::kLanes));
+    typename V::I32 ordered[NV];
+    V::template order<NV>(acc[r], ordered);
     if (e.output != Epilogue::Output::kRowF32) {
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) V::store_i32(ints + v * V::kLanes, ordered[v]);
+      for (int v = 0; v < NV; ++v) V::store_i32(ints + v * V::kLanes, ordered[v]);
       continue;
     }
     const typename V::I32 zero_point = V::set_i32(e.row_zero_point[m + r]);
     const typename V::F32 scale = V::set_f32(e.row_scale[m + r]);
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) {
+    for (int v = 0; v < NV; ++v) {
       const int64_t c = col + v * V::kLanes;
       const typename V::I32 sums = V::load_i32(e.column_sums + c);
       typename V::F32 value = V::to_f32(V::sub_i32(ordered[v], V::mul_i32(zero_point, sums)));

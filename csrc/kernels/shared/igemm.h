@@ -211,9 +211,9 @@ void store_tile(const IgemmParams& p, const Tile& work, typename V::I32 (&acc)[M
                         e.residual ? e.residual + col : nullptr, work.places);
     return;
   }
-  if constexpr (V::kOrders && NV == 4) {
-    if (cols == 4 * V::kLanes && e.output != Epilogue::Output::kU8) {
-      store_ordered<V, MR>(e, acc, p.out, m * p.out_stride + col, p.out_stride, m, col);
+  if constexpr (V::kOrders && NV != 3) {
+    if (cols == NV * V::kLanes) {
+      store_ordered<V, MR, NV>(e, acc, p.out, m * p.out_stride + col, p.out_stride, m, col);
       return;
     }
   }
