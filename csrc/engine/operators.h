@@ -141,6 +141,8 @@ struct Caller<Function> {
     R result = Function(Read<std::decay_t<A>>::from(values, arguments[I])...);
     if constexpr (std::is_same_v<R, Tensor>)
       results.push_back(std::move(result));
+    else if constexpr (std::is_same_v<R, std::vector<Tensor>>)
+      results = std::move(result);
     else
       std::apply([&](auto&... parts) { (results.push_back(std::move(parts)), ...); }, result);
   }

@@ -188,7 +188,7 @@ struct GroupedParams {
   const float* column_scale;
   const float* column_bias;  // null: none
   bool relu;
-  int64_t n;
+  int64_t first_column, n;  // `out` begins with that column; n: one past the last
   float* out;
   int64_t out_stride;
 };

@@ -64,8 +64,21 @@ const float* row_of(const Tensor& x, int64_t i, int64_t k, float* buffer) {
   return buffer;
 }
 
-Tensor linear_grouped(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTensor w_zero_point,
-                      OptionalTensor bias, int64_t group_size, int64_t w_bits, int64_t x_bits, bool relu) {
+constexpr int64_t kPart = 64;  // columns: all instruction sets' panels end with them
+
+// Whether `parts` of all columns follow each other and end with panels.
+bool are_parts(const std::vector<int64_t>& parts, int64_t columns) {
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i] < 1 || parts[i] > columns || (parts[i] % kPart != 0 && i + 1 < parts.size())) return false;
+    columns -= parts[i];
+  }
+  return columns == 0;
+}
+
+// A tensor for each of `parts`, which are numbers of columns that follow each other; none: one of all.
+std::vector<Tensor> product(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTensor w_zero_point,
+                            OptionalTensor bias, int64_t group_size, int64_t w_bits, int64_t x_bits, bool relu,
+                            std::vector<int64_t> parts) {
   constexpr const char* what = "linear_grouped";
   const KernelTable& kernel = kernels();
   ZP_REQUIRE(is_float(x.scalar_type()) && x.dim() >= 1,
@@ -84,10 +97,22 @@ Tensor linear_grouped(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, Op
   x = to_contiguous(x);
   const int64_t k = h.k, n = h.n, groups = h.groups(), k_padded = h.k_padded(), m = x.numel() / k;
   const int terms = x_bits == 15 ? 2 : 1;
+  ZP_REQUIRE(parts.empty() || are_parts(parts, n),
+             "linear_grouped_split: parts must be multiples of 64 but for the last one, with the weight's " +
+                 std::to_string(n) + " outputs together");
+  if (parts.empty()) parts = {n};
   std::vector<int64_t> sizes = sizes_of(x);
-  sizes.back() = n;
-  Tensor out = empty_contiguous(sizes, ScalarType::Float);
-  if (m == 0 || n == 0) return x.scalar_type() == ScalarType::Float ? out : torch::stable::to(out, x.scalar_type());
+  std::vector<Tensor> out;
+  for (const int64_t columns : parts) {
+    sizes.back() = columns;
+    out.push_back(empty_contiguous(sizes, ScalarType::Float, out.size()));
+  }
+  const auto finished = [&] {
+    if (x.scalar_type() != ScalarType::Float)
+      for (Tensor& t : out) t = torch::stable::to(t, x.scalar_type());
+    return out;
+  };
+  if (m == 0 || n == 0) return finished();
 
   auto* data = reinterpret_cast<int8_t*>(scratch(Scratch::kInput, static_cast<size_t>(m * terms * k_padded)));
   auto* scale = reinterpret_cast<float*>(scratch(Scratch::kRows, static_cast<size_t>(m * groups) * 8));
@@ -125,13 +150,33 @@ Tensor linear_grouped(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, Op
   p.column_scale = static_cast<const float*>(w_scale.data_ptr());
   p.column_bias = bias ? static_cast<const float*>(bias->data_ptr()) : nullptr;
   p.relu = relu;
-  p.n = n;
-  p.out = static_cast<float*>(out.data_ptr());
-  p.out_stride = n;
   const size_t worker = kernel.grouped_scratch(p);
-  parallel(kernel.panels(n), m * terms * k * kernel.panel_columns() / 32,
-           [&](int64_t begin, int64_t end) { kernel.grouped(p, 0, m, begin, end, scratch(Scratch::kWorker, worker)); });
-  return x.scalar_type() == ScalarType::Float ? out : torch::stable::to(out, x.scalar_type());
+  const int64_t columns = kernel.panel_columns();
+  parallel(kernel.panels(n), m * terms * k * columns / 32, [&](int64_t begin, int64_t end) {
+    GroupedParams part = p;
+    int64_t first = 0;  // column of all
+    for (size_t i = 0; i < parts.size(); first += parts[i++]) {
+      part.first_column = first;
+      part.n = first + parts[i];
+      part.out = static_cast<float*>(out[i].data_ptr());
+      part.out_stride = parts[i];
+      const int64_t panel0 = std::max(begin, first / columns), panel1 = std::min(end, kernel.panels(part.n));
+      if (panel0 < panel1) kernel.grouped(part, 0, m, panel0, panel1, scratch(Scratch::kWorker, worker));
+    }
+  });
+  return finished();
+}
+
+Tensor linear_grouped(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTensor w_zero_point,
+                      OptionalTensor bias, int64_t group_size, int64_t w_bits, int64_t x_bits, bool relu) {
+  return product(x, weight, packed, w_scale, w_zero_point, bias, group_size, w_bits, x_bits, relu, {})[0];
+}
+
+std::vector<Tensor> linear_grouped_split(Tensor x, Tensor weight, Tensor packed, Tensor w_scale,
+                                         OptionalTensor w_zero_point, OptionalTensor bias, int64_t group_size,
+                                         int64_t w_bits, int64_t x_bits, bool relu, std::vector<int64_t> parts) {
+  ZP_REQUIRE(!parts.empty(), "linear_grouped_split: parts must not be empty");
+  return product(x, weight, packed, w_scale, w_zero_point, bias, group_size, w_bits, x_bits, relu, std::move(parts));
 }
 
 }  // namespace
@@ -139,6 +184,7 @@ Tensor linear_grouped(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, Op
 STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
   ZP_OPERATOR(m, "linear_grouped_pack", linear_grouped_pack);
   ZP_OPERATOR(m, "linear_grouped", linear_grouped);
+  ZP_OPERATOR(m, "linear_grouped_split", linear_grouped_split);
 }
 
 }  // namespace zeropoint

@@ -23,8 +23,9 @@ def nhwc(*shape):
     return x(*shape).contiguous(memory_format=torch.channels_last)
 
 
-W2, W4, DW, W5, W3D = (
-    torch.randint(-128, 128, s, dtype=torch.int8) for s in ((5, 8), (6, 4, 3, 3), (4, 1, 3, 3), (5, 5), (6, 4, 2, 3, 3))
+W2, W3, W4, DW, W5, W3D = (
+    torch.randint(-128, 128, s, dtype=torch.int8)
+    for s in ((5, 8), (69, 8), (6, 4, 3, 3), (4, 1, 3, 3), (5, 5), (6, 4, 2, 3, 3))
 )
 OUT = (0.02, 3, 0.5, 7, 0, 255, U8)
 CASES = {
@@ -76,6 +77,10 @@ CASES = {
     "linear_grouped": [
         (torch.randn(2, 7, 8), W2, ops.linear_grouped_pack(W2, torch.ones(5, 1), None, 32, 8), torch.ones(5, 1), None, torch.randn(5), 32, 8, 15, True),
         (torch.randn(2, 8).bfloat16(), W2, ops.linear_grouped_pack(W2, torch.ones(5, 1), None, 32, 8), torch.ones(5, 1), None, None, 32, 8, 8, False),
+        (torch.randn(2, 16), x(5, 8), ops.linear_grouped_pack(x(5, 8), torch.ones(5, 1), None, 32, 4), torch.ones(5, 1), None, None, 32, 4, 8, False),
+    ],
+    "linear_grouped_split": [
+        (torch.randn(2, 7, 8), W3, ops.linear_grouped_pack(W3, torch.ones(69, 1), None, 32, 8), torch.ones(69, 1), None, torch.randn(69), 32, 8, 15, True, [64, 5]),
     ],
     "rnn_dynamic": [
         (

@@ -378,3 +378,25 @@ def test_sizes_that_grow_leave_the_batch_open():
     for n in (1, 5):
         x = torch.randn(n, 3, 64, 64)
         assert sqnr(model(x), program(x)) > 20
+
+
+@pytest.mark.parametrize("options", [{"static": True}, {"dynamic": True}, {"weight_bits": 4, "group_size": 32}])
+def test_a_layer_that_is_called_again_has_one_weight(options):
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.conv = nn.Linear(64, 64), nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, x):
+            y = self.layer(torch.relu(self.layer(x)))
+            return self.conv(torch.relu(self.conv(y[None, None])))
+
+    torch.manual_seed(0)
+    model, x = Shared().eval(), torch.randn(8, 64)
+    static = options.pop("static", False)
+    program = zp.quantize(model, [x]) if static else zp.quantize(model, example=x, **options)
+    assert program.engine == "native"
+    weights = [t for t in program.state_dict().values() if t.dtype in (torch.int8, torch.uint8) and t.dim() >= 2]
+    assert len(weights) == (2 if static else 1)
+    assert len(program.program.prologue) == len(weights)
+    assert sqnr(model(x), program(x)) > 12

@@ -192,6 +192,29 @@ class Generator:
             ),
         )
 
+    def linear_grouped_split(self) -> Case:
+        m, k, parts = (
+            self.one(1, 2, 7, 50),
+            self.one(8, 30, 130),
+            self.one([64, 5], [64, 128, 64], [192], [64, 64, 130]),
+        )
+        n, w_bits, groups = sum(parts), self.one(8, 4), -(-k // 32)
+        x = torch.where(torch.isinf(x := self.floats((m, k))), 1.0, x)
+        weight = torch.randint(*((-128, 128) if w_bits == 8 else (-8, 8)), (n, k)).to(torch.int8)
+        scale = torch.rand(n, self.one(1, groups)) * 0.01
+        zero_point = torch.randn(n, groups) * 5 if self.chance(0.5) else None
+        bias = torch.randn(n) if self.chance(0.6) else None
+        tail = (scale, zero_point, bias, 32, w_bits, self.one(8, 15), self.chance(0.3), parts)
+        return Case(
+            f"linear_grouped_split {m}x{k} {parts} {w_bits}",
+            lambda: tuple(_reference.linear_grouped_split(x, weight, torch.empty(0), *tail)),
+            lambda: tuple(
+                ops.linear_grouped_split(
+                    x, weight, ops.linear_grouped_pack(weight, scale, zero_point, 32, w_bits), *tail
+                )
+            ),
+        )
+
     def rnn_dynamic(self) -> Case:
         kind = self.random.randrange(4)
         gates, hidden, features = (4, 3, 1, 1)[kind], self.one(1, 5, 16, 33, 64, 130), self.one(1, 4, 19)
@@ -528,7 +551,8 @@ class Generator:
         "dequantize_per_channel", "dequantize_per_tensor", "requantize", "binary", "add_float", "add_integers", "add_norm", "attention",
         "cached_attention", "rotary", "silu_mul", "lookup", "pool",
         "interpolate_bilinear2d", "embedding", "embedding_bag", "arange",
-        "matmul", "matmul", "normalize", "softmax", "linear_dynamic", "linear_grouped", "linear_grouped", "rnn_dynamic",
+        "matmul", "matmul", "normalize", "softmax", "linear_dynamic", "linear_grouped", "linear_grouped", "linear_grouped_split",
+        "rnn_dynamic",
         "rnn_static",
     )  # fmt: skip
 

@@ -116,6 +116,17 @@ def test_linear_grouped(change, message):
         ops.linear_grouped(**{**arguments, **change})
 
 
+@pytest.mark.parametrize("parts", [[], [69], [5, 64], [64, -1, 6], [64, 4], [64, 6], [64, 5, 0], [1 << 62, 1 << 62]])
+def test_linear_grouped_split(parts):
+    weight, scale = torch.ones(69, 8, dtype=torch.int8), torch.ones(69, 1)
+    arguments = (torch.zeros(1, 8), weight, ops.linear_grouped_pack(weight, scale, None, 32, 8), scale, None, None)
+    if parts == [69]:
+        assert len(ops.linear_grouped_split(*arguments, 32, 8, 8, False, parts)) == 1
+        return
+    with pytest.raises(ValueError, match="parts must"):
+        ops.linear_grouped_split(*arguments, 32, 8, 8, False, parts)
+
+
 @pytest.mark.parametrize(
     ("group_size", "w_bits", "message"),
     [(40, 8, "multiple of 32"), (512, 8, "multiple"), (32, 5, "8 or 4"), (32, 4, "lie in")],

@@ -120,7 +120,7 @@ void grouped_tile(const GroupedParams& p, const uint8_t* b, int64_t m, int64_t c
   const int64_t left = p.n - col;
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r) {
-    float* out = p.out + (m + r) * p.out_stride + col;
+    float* out = p.out + (m + r) * p.out_stride + (col - p.first_column);
     if (left >= NV * V::kLanes) {
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {

@@ -9,7 +9,7 @@ from zeropoint._reference.conv import conv2d, conv2d_pack, conv3d, conv3d_pack
 from zeropoint._reference.dynamic import linear_dynamic, rnn_dynamic
 from zeropoint._reference.elementwise import add, add_float, add_integers, arange, lookup, mul, rotary, silu_mul
 from zeropoint._reference.embedding import embedding, embedding_bag
-from zeropoint._reference.grouped import linear_grouped, linear_grouped_pack
+from zeropoint._reference.grouped import linear_grouped, linear_grouped_pack, linear_grouped_split
 from zeropoint._reference.linear import linear, linear_pack
 from zeropoint._reference.matmul import matmul
 from zeropoint._reference.normalization import add_norm, normalize, softmax
@@ -48,6 +48,7 @@ __all__ = [
     "linear_dynamic",
     "linear_grouped",
     "linear_grouped_pack",
+    "linear_grouped_split",
     "linear_pack",
     "lookup",
     "matmul",

@@ -6,8 +6,9 @@ import torch
 
 from zeropoint.errors import QuantizationError
 
-__all__ = ["check_group_size", "linear_grouped", "linear_grouped_pack", "pair"]
+__all__ = ["PART", "check_group_size", "linear_grouped", "linear_grouped_pack", "linear_grouped_split", "pair"]
 
+PART = 64  # columns: every instruction set's panels end with them
 _SMALLEST = 2.0**-100
 _TOP = {8: 127.0, 15: 16383.0}
 
@@ -101,3 +102,32 @@ def linear_grouped(
     if relu:
         total = torch.where(total > 0, total, 0.0)
     return total.reshape(*x.shape[:-1], weight.shape[0]).to(x.dtype)
+
+
+def linear_grouped_split(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    packed: torch.Tensor,
+    w_scale: torch.Tensor,
+    w_zero_point: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    group_size: int,
+    w_bits: int,
+    x_bits: int,
+    relu: bool,
+    parts: list[int],
+) -> list[torch.Tensor]:
+    """:func:`linear_grouped` of several layers with the same input, their weights one below the other: x is quantized once.
+
+    ``parts`` are the layers' numbers of outputs, multiples of 64 but for the last one.
+
+    Raises:
+        QuantizationError: parts that are not the weight's, or infinite values.
+    """
+    if min(parts, default=0) < 1 or sum(parts) != weight.shape[0] or any(n % PART for n in parts[:-1]):
+        raise QuantizationError(
+            f"linear_grouped_split: parts must be multiples of {PART} but for the last one, with the weight's {weight.shape[0]} "
+            f"outputs together; got {list(parts)}"
+        )
+    out = linear_grouped(x, weight, packed, w_scale, w_zero_point, bias, group_size, w_bits, x_bits, relu)
+    return [part.contiguous() for part in out.split(parts, -1)]

@@ -29,6 +29,13 @@ __all__ = ["VERSION", "load", "save"]
 VERSION = 1
 _KEY = "zeropoint.program"
 _MOST = 1 << 20  # values, instructions, arguments, list items
+# By which operator the weight of another one is packed, where it is not linear_pack.
+_PACKING = {
+    "conv2d": "conv2d_pack",
+    "conv3d": "conv3d_pack",
+    "linear_grouped": "linear_grouped_pack",
+    "linear_grouped_split": "linear_grouped_pack",
+}
 _GEOMETRY = 1 << 16  # strides, paddings and kernel sizes of zeropoint's operators
 
 
@@ -219,7 +226,9 @@ class _Reader:
         if name.startswith("zeropoint::"):
             target = operator_of(name)
             assert target is not None
-            _require(len(results) <= len(target._schema.returns), f"{name} has too many results")
+            returns = target._schema.returns
+            one_list = len(returns) == 1 and isinstance(returns[0].type, torch.ListType)
+            _require(one_list or len(results) <= len(returns), f"{name} has too many results")
         return Instruction(name, arguments, [None if r is None else self._define(r, kind) for r in results], source)
 
     def _check_operator(self, name: str, arguments: list[Any]) -> None:
@@ -258,7 +267,7 @@ class _Reader:
             raise ProgramError(f"{name}: {key} is not packed by the prologue")
         _require(packing.arguments[0] == arguments[weight], f"{name}: {key} is packed from another weight")
         operator = name.split("::")[1]
-        kind = f"{operator}_pack" if operator in ("conv2d", "conv3d", "linear_grouped") else "linear_pack"
+        kind = _PACKING.get(operator, "linear_pack")
         _require(packing.operator == f"zeropoint::{kind}", f"{name}: {key} is packed for another operator")
 
     def _argument(self, value: Any, depth: int) -> Any:

@@ -191,6 +191,7 @@ class _Builder:
         self.program = Program()
         self.values: dict[fx.Node, Any] = {}
         self.constants: dict[str, Value] = {}
+        self.by_content: dict[tuple[object, ...], list[int]] = {}
         self.fixed: set[int] = set()
         self.folded: dict[str, Value] = {}  # results of calls on fixed tensors alone
 
@@ -222,7 +223,16 @@ class _Builder:
         return self.constants[name]
 
     def _fixed(self, value: torch.Tensor) -> Value:
+        """A constant; one that has the same bits already serves for both, as the weight of a layer that is called again."""
+        content = value.contiguous().reshape(-1).view(torch.uint8)
+        sample = content[:: max(1, content.numel() // 64)].tolist()
+        alike = self.by_content.setdefault((value.dtype, value.shape, value.stride(), *sample), [])
+        for index in alike:
+            other = self.program.constants[index]
+            if torch.equal(other.contiguous().reshape(-1).view(torch.uint8), content):
+                return Value(index)
         index = self._new()
+        alike.append(index)
         self.program.constants[index] = value
         self.fixed.add(index)
         return Value(index)

@@ -26,6 +26,7 @@ class DynamicLowering(GraphBuilder):
         super().__init__(module)
         self.group_size = group_size
         self.values: dict[fx.Node, Any] = {}
+        self._quantized: dict[str, tuple[fx.Node, fx.Node]] = {}  # weights, which several calls may share
 
     def run(self) -> fx.GraphModule:
         forms = {aten.linear.default: self._linear}
@@ -72,15 +73,20 @@ class DynamicLowering(GraphBuilder):
         weight, bias = constant_of(self.module, a["weight"]), constant_of(self.module, a["bias"])
         assert weight is not None
         name = source_name(node)
-        data, scale = quantize_per_output(self, name, weight)
+        shared = a["weight"].target
+        if shared not in self._quantized:
+            data, scale = quantize_per_output(self, name, weight)
+            scales = self.constant(
+                f"{name}_scale", scale if self.group_size is None else scale.unsqueeze(1).contiguous()
+            )
+            self._quantized[shared] = data, scales
+        data, scales = self._quantized[shared]
         offset = None if bias is None else self.constant(f"{name}_bias", bias.float())
         x = self.values[a["input"]]
         if self.group_size is None:
-            scales = self.constant(f"{name}_scale", scale)
             packed = self.call(ops.linear_pack, data, None)
             out = self.call(ops.linear_dynamic, x, data, packed, scales, None, offset, True, False, False)
         else:
-            scales = self.constant(f"{name}_scale", scale.unsqueeze(1).contiguous())
             packed = self.call(ops.linear_grouped_pack, data, scales, None, self.group_size, 8)
             out = self.call(ops.linear_grouped, x, data, packed, scales, None, offset, self.group_size, 8, 8, False)
         out.meta["val"] = node.meta.get("val")

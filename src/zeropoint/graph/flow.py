@@ -26,6 +26,7 @@ from zeropoint.graph.norms import fuse_norms
 from zeropoint.graph.numbers_to_tensors import numbers_to_tensors
 from zeropoint.graph.pairs import pair_weights
 from zeropoint.graph.precision import in_float32
+from zeropoint.graph.siblings import join_siblings
 from zeropoint.graph.simplify import simplify
 from zeropoint.quantization.one_call import QuantizedModel, as_call, quantize_modules
 from zeropoint.quantization.qconfig import QConfig
@@ -48,8 +49,11 @@ def _program(
     captured: Captured, module: fx.GraphModule, coverage: list[tuple[str, str, str]], same_bits: bool = False
 ) -> ProgramModule:
     """With ``same_bits`` nothing is rewritten that moves a rounding of float32."""
+    for node in module.graph.nodes:
+        node.meta["source"] = source_name(node)
     fuse(module)
     numbers_to_tensors(module)
+    join_siblings(module)
     pair_weights(module)
     if not same_bits:
         fuse_norms(module)
@@ -267,7 +271,7 @@ def _coverage(captured: Captured, why: str) -> list[tuple[str, str, str]]:
     return [
         (source_name(node), str(node.target), "int8" if node.target.namespace == "zeropoint" else why)
         for node in captured.graph_module.graph.nodes
-        if isinstance(node.target, torch._ops.OpOverload)
+        if isinstance(node.target, torch._ops.OpOverload) and not node.target._opname.endswith("_pack")
     ]
 
 

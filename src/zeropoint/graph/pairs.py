@@ -11,7 +11,8 @@ from zeropoint.graph.constants import add_constant, constant_of, is_constant
 
 __all__ = ["pair_weights"]
 
-_BITS = {ops.linear_grouped_pack: (0, 4), ops.linear_grouped: (1, 7)}  # where the weight is, and its bits
+# Where the weight is, and its bits.
+_BITS = {ops.linear_grouped_pack: (0, 4), ops.linear_grouped: (1, 7), ops.linear_grouped_split: (1, 7)}
 
 
 def pair_weights(module: fx.GraphModule) -> None:

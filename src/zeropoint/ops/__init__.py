@@ -32,6 +32,7 @@ linear = torch.ops.zeropoint.linear.default
 linear_dynamic = torch.ops.zeropoint.linear_dynamic.default
 linear_grouped_pack = torch.ops.zeropoint.linear_grouped_pack.default
 linear_grouped = torch.ops.zeropoint.linear_grouped.default
+linear_grouped_split = torch.ops.zeropoint.linear_grouped_split.default
 rnn_dynamic = torch.ops.zeropoint.rnn_dynamic.default
 rnn_static = torch.ops.zeropoint.rnn_static.default
 conv2d_pack = torch.ops.zeropoint.conv2d_pack.default

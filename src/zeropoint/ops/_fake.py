@@ -119,11 +119,18 @@ def _linear_grouped_pack(weight: torch.Tensor, *arguments: Any) -> torch.Tensor:
 
 @_fake("linear_grouped")
 def _linear_grouped(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.Tensor:
+    features = weight.shape[1] * (2 if weight.dtype == torch.uint8 else 1)  # two weights in a byte
     torch._check(
-        x.shape[-1] == weight.shape[1],
-        lambda: f"linear_grouped: x has {x.shape[-1]} features, the weight expects {weight.shape[1]}",
+        x.shape[-1] == features,
+        lambda: f"linear_grouped: x has {x.shape[-1]} features, the weight expects {features}",
     )
     return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device=x.device)
+
+
+@_fake("linear_grouped_split")
+def _linear_grouped_split(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> list[torch.Tensor]:
+    out = _linear_grouped(x, weight)
+    return [out.new_empty((*out.shape[:-1], n)) for n in rest[-1]]
 
 
 @_fake("rnn_dynamic")

@@ -34,6 +34,9 @@ SCHEMAS = {
         "(Tensor weight, Tensor w_scale, Tensor? w_zero_point, int group_size, int w_bits) -> Tensor"
     ),
     "linear_grouped": f"(Tensor x, {_WEIGHT}, int group_size, int w_bits, int x_bits, bool relu) -> Tensor",
+    "linear_grouped_split": (
+        f"(Tensor x, {_WEIGHT}, int group_size, int w_bits, int x_bits, bool relu, int[] parts) -> Tensor[]"
+    ),
     "rnn_dynamic": (
         "(Tensor x, int[] batch_sizes, Tensor h, Tensor c, Tensor ih, Tensor ih_packed, Tensor ih_scale, Tensor? ih_zero_point, "
         "Tensor? ih_bias, Tensor hh, Tensor hh_packed, Tensor hh_scale, Tensor? hh_zero_point, Tensor? hh_bias, int kind, "
