@@ -14,15 +14,16 @@ namespace zeropoint {
 struct Argument {
   enum class Kind : int64_t {
     kNone,
-    kValue,     // a tensor, `number` is its value's index
-    kInt,       // `number`
-    kFloat,     // `real`
-    kBool,      // `number`
-    kDtype,     // `number`, a ScalarType
-    kInts,      // `items`
-    kValues,    // `items`, indices of tensors
-    kRegister,  // an integer, `number` is its value's index
-    kString,    // `text`
+    kValue,           // a tensor, `number` is its value's index
+    kInt,             // `number`
+    kFloat,           // `real`
+    kBool,            // `number`
+    kDtype,           // `number`, a ScalarType
+    kInts,            // `items`
+    kValues,          // `items`, indices of tensors
+    kRegister,        // an integer, `number` is its value's index
+    kString,          // `text`
+    kOptionalValues,  // `items`, indices of tensors, -1 for none
   };
   struct Item {
     bool is_register;
@@ -39,8 +40,9 @@ struct Argument {
   template <class F>
   void for_each_value(const F& f) const {
     if (kind == Kind::kValue) f(number);
-    if (kind == Kind::kValues)
-      for (const Item& item : items) f(item.number);
+    if (kind == Kind::kValues || kind == Kind::kOptionalValues)
+      for (const Item& item : items)
+        if (item.number >= 0) f(item.number);
   }
 };
 

@@ -81,6 +81,10 @@ Argument read_argument(Reader& reader, const std::vector<std::string>& names, in
         a.items.push_back({is_register, is_index ? reader.below(values, "value") : reader.next()});
       }
       break;
+    case Argument::Kind::kOptionalValues:
+      for (int64_t n = reader.count("length of a list"); n > 0; --n)
+        a.items.push_back({false, reader.below(values + 1, "value") - 1});
+      break;
     case Argument::Kind::kString:
       a.text = names[static_cast<size_t>(reader.below(static_cast<int64_t>(names.size()), "string"))];
       break;
@@ -157,6 +161,12 @@ StableIValue to_stack(const Values& values, const Argument& a) {
       for (const auto& item : a.items) tensors.push_back(values.tensor(item.number));
       return wrapped(tensors, a.optional);
     }
+    case Argument::Kind::kOptionalValues: {
+      std::vector<OptionalTensor> tensors;
+      for (const auto& item : a.items)
+        tensors.push_back(item.number < 0 ? OptionalTensor() : OptionalTensor(values.tensor(item.number)));
+      return wrapped(tensors, a.optional);
+    }
     case Argument::Kind::kString:
       return wrapped(a.text, a.optional);
   }
@@ -221,14 +231,13 @@ Program::Program(const Tensor& code, const std::string& names, std::vector<Tenso
   std::vector<int64_t> last(static_cast<size_t>(value_count_), -1);
   for (size_t i = 0; i < instructions_.size(); ++i) {
     for (const Argument& a : instructions_[i].arguments) {
-      const bool index = a.kind == Argument::Kind::kValue || a.kind == Argument::Kind::kRegister;
-      if (index) use(a.number);
-      if (a.kind == Argument::Kind::kValue) last[static_cast<size_t>(a.number)] = static_cast<int64_t>(i);
+      a.for_each_value([&](int64_t v) {
+        use(v);
+        last[static_cast<size_t>(v)] = static_cast<int64_t>(i);
+      });
+      if (a.kind == Argument::Kind::kRegister) use(a.number);
       for (const auto& item : a.items)
-        if (item.is_register || a.kind == Argument::Kind::kValues) {
-          use(item.number);
-          last[static_cast<size_t>(item.number)] = static_cast<int64_t>(i);
-        }
+        if (item.is_register) use(item.number);
     }
     for (const int64_t v : instructions_[i].results) {
       define(v);

@@ -400,3 +400,49 @@ def test_a_layer_that_is_called_again_has_one_weight(options):
     assert len(weights) == (2 if static else 1)
     assert len(program.program.prologue) == len(weights)
     assert sqnr(model(x), program(x)) > 12
+
+
+def test_forms_of_indices_numbers_and_pools_run_in_the_engine(tmp_path):
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.layer = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 8)
+
+        def forward(self, x):
+            y = F.pad(torch.relu(self.conv(x)), (1, 2, 0, 1))
+            pooled = self.layer(F.adaptive_max_pool2d(y, 1).flatten(1) + F.adaptive_max_pool2d(y, (2, 3)).mean((2, 3)))
+            rows, columns = torch.tril_indices(8, 8, -1)
+            pairs = (pooled[:, :, None] * pooled[:, None, :])[:, rows, columns]
+            best = y.flatten(2)[torch.arange(x.shape[0]), pooled.argmax(1)]
+            return pairs, best, torch.where(pooled > 0, 1.5, -2.0), torch.where(pooled > 0, pooled, 3.0)
+
+    torch.manual_seed(0)
+    model, x = Mixed().eval(), torch.randn(2, 3, 8, 8)
+    for program in (zp.quantize(model, [x]), zp.quantize(model, dynamic=True, example=x)):
+        assert program.engine == "native"
+        expected = program.program.interpret([x])
+        assert all(torch.equal(a, b) for a, b in zip(program(x), expected, strict=True))
+        zp.save(program, tmp_path / "m.zp")
+        assert all(torch.equal(a, b) for a, b in zip(zp.load(tmp_path / "m.zp")(x), expected, strict=True))
+        larger = torch.randn(5, 3, 8, 8)
+        assert [t.shape for t in program(larger)] == [t.shape for t in model(larger)]
+    assert sqnr(model(x)[0], program(x)[0]) > 35
+
+
+def test_an_index_that_is_none_and_values_that_die(tmp_path):
+    # Lists of optional tensors count as uses: what they name must live until then.
+    class Lookup(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 16)
+
+        def forward(self, x):
+            y = self.layer(x)
+            order = torch.argsort(x, 1)[:, :4]
+            later = self.layer(x * 2)
+            return y[:, order[0]], later
+
+    model, x = Lookup().eval(), torch.randn(3, 8)
+    program = zp.quantize(model, dynamic=True, example=x)
+    assert program.engine == "native"
+    assert torch.equal(program(x)[0], program.program.interpret([x])[0])

@@ -12,7 +12,7 @@ from zeropoint.engine.program import Instruction, Program, ProgramError, Registe
 __all__ = ["encode"]
 
 _MAGIC, _VERSION = 0x50505A, 1
-_NONE, _VALUE, _INT, _FLOAT, _BOOL, _DTYPE, _INTS, _VALUES, _REGISTER, _STRING = range(10)
+_NONE, _VALUE, _INT, _FLOAT, _BOOL, _DTYPE, _INTS, _VALUES, _REGISTER, _STRING, _OPTIONAL_VALUES = range(11)
 _OPTIONAL = 16
 _DTYPES = {
     torch.uint8: 0, torch.int8: 1, torch.int16: 2, torch.int32: 3, torch.int64: 4, torch.float16: 5, torch.float32: 6,
@@ -78,7 +78,11 @@ class _Encoder:
             raise ProgramError(f"{instruction.operator}: {value!r} has no form in the engine")
 
     def list(self, values: list[Any], inner: Any, flag: int, instruction: Instruction) -> None:
-        tensors = isinstance(inner, torch.ListType) and isinstance(inner.getElementType(), torch.TensorType)
+        item = inner.getElementType() if isinstance(inner, torch.ListType) else None
+        if isinstance(item, torch.OptionalType) and all(v is None or isinstance(v, Value) for v in values):
+            self.code += [_OPTIONAL_VALUES + flag, len(values), *(0 if v is None else v.index + 1 for v in values)]
+            return
+        tensors = isinstance(item, torch.TensorType)
         if tensors and all(isinstance(v, Value) for v in values):
             self.code += [_VALUES + flag, len(values)]
             for v in values:

@@ -290,6 +290,7 @@ class _Builder:
         )
         instruction = Instruction(name, arguments, [], source)
         fixed = all(v.index in self.fixed for v in _values(arguments)) and not _registers(arguments)
+        fixed = fixed and torch.Tag.nondeterministic_seeded not in target.tags
         if isinstance(target._schema.returns[0].type, torch.TensorType) and len(target._schema.returns) == 1:
             # What is computed twice of the same is one tensor: a weight that is packed is the one that is multiplied.
             key = f"{name} {arguments}"

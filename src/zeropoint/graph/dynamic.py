@@ -13,8 +13,9 @@ from zeropoint.graph.canonicalize import arguments
 from zeropoint.graph.constants import constant_of, is_constant
 from zeropoint.graph.embedding import EMBEDDINGS, embedding_reason, lower_embedding
 from zeropoint.graph.recurrent import RECURRENT, lower_recurrent, quantize_per_output, recurrent_reason
+from zeropoint.nn.quantized.dynamic.weight_only import quantize_in_groups
 
-__all__ = ["DynamicLowering"]
+__all__ = ["DynamicLowering", "WeightOnlyLowering"]
 
 aten = torch.ops.aten
 
@@ -22,15 +23,20 @@ aten = torch.ops.aten
 class DynamicLowering(GraphBuilder):
     """Builds the new graph in the order of the old one."""
 
+    _OTHERS = "no dynamic int8 form"  # why operators stay float that are not in `_forms`
+
     def __init__(self, module: fx.GraphModule, group_size: int | None) -> None:
         super().__init__(module)
         self.group_size = group_size
         self.values: dict[fx.Node, Any] = {}
-        self._quantized: dict[str, tuple[fx.Node, fx.Node]] = {}  # weights, which several calls may share
+        self._quantized: dict[str, tuple[fx.Node, ...]] = {}  # weights, which several calls may share
+
+    def _forms(self) -> dict[Any, Any]:
+        forms: dict[Any, Any] = {aten.linear.default: self._linear}
+        return forms | dict.fromkeys(EMBEDDINGS, self._embedding) | dict.fromkeys(RECURRENT, self._recurrent)
 
     def run(self) -> fx.GraphModule:
-        forms = {aten.linear.default: self._linear}
-        forms |= dict.fromkeys(EMBEDDINGS, self._embedding) | dict.fromkeys(RECURRENT, self._recurrent)
+        forms = self._forms()
         covered: list[tuple[fx.Node, str]] = []
         for node in self.module.graph.nodes:
             self._current = node
@@ -46,7 +52,7 @@ class DynamicLowering(GraphBuilder):
             if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and not size:
                 self.values[node].meta["source"] = source_name(node)
                 quantized = node.target.namespace == "zeropoint"  # a layer of another kind, as it came
-                covered.append((node, "int8" if quantized else reason or "no dynamic int8 form"))
+                covered.append((node, "int8" if quantized else reason or self._OTHERS))
         self.graph.eliminate_dead_code()
         left = set(self.graph.nodes)
         for node, why in covered:  # what only an int8 form has replaced is not there any more
@@ -75,20 +81,48 @@ class DynamicLowering(GraphBuilder):
         name = source_name(node)
         shared = a["weight"].target
         if shared not in self._quantized:
-            data, scale = quantize_per_output(self, name, weight)
-            scales = self.constant(
-                f"{name}_scale", scale if self.group_size is None else scale.unsqueeze(1).contiguous()
-            )
-            self._quantized[shared] = data, scales
-        data, scales = self._quantized[shared]
+            self._quantized[shared] = self._weight(name, weight)
         offset = None if bias is None else self.constant(f"{name}_bias", bias.float())
-        x = self.values[a["input"]]
-        if self.group_size is None:
-            packed = self.call(ops.linear_pack, data, None)
-            out = self.call(ops.linear_dynamic, x, data, packed, scales, None, offset, True, False, False)
-        else:
-            packed = self.call(ops.linear_grouped_pack, data, scales, None, self.group_size, 8)
-            out = self.call(ops.linear_grouped, x, data, packed, scales, None, offset, self.group_size, 8, 8, False)
+        out = self._product(self.values[a["input"]], self._quantized[shared], offset)
         out.meta["val"] = node.meta.get("val")
         self.values[node] = out
         return None
+
+    def _weight(self, name: str, weight: torch.Tensor) -> tuple[fx.Node, ...]:
+        """The int8 weight and its scales."""
+        data, scale = quantize_per_output(self, name, weight)
+        scale = scale if self.group_size is None else scale.unsqueeze(1).contiguous()
+        return data, self.constant(f"{name}_scale", scale)
+
+    def _product(self, x: fx.Node, weight: tuple[fx.Node, ...], offset: fx.Node | None) -> fx.Node:
+        data, scale = weight
+        if self.group_size is None:
+            packed = self.call(ops.linear_pack, data, None)
+            return self.call(ops.linear_dynamic, x, data, packed, scale, None, offset, True, False, False)
+        packed = self.call(ops.linear_grouped_pack, data, scale, None, self.group_size, 8)
+        return self.call(ops.linear_grouped, x, data, packed, scale, None, offset, self.group_size, 8, 8, False)
+
+
+class WeightOnlyLowering(DynamicLowering):
+    """Weights of linear layers in 8 or 4 bits, activations as good as float: the products of ``WeightOnlyLinear``."""
+
+    _OTHERS = "only weights are quantized"
+
+    def __init__(self, module: fx.GraphModule, group_size: int, bits: int) -> None:
+        super().__init__(module, group_size)
+        self.size, self.bits = group_size, bits
+
+    def _forms(self) -> dict[Any, Any]:
+        return {aten.linear.default: self._linear}
+
+    def _weight(self, name: str, weight: torch.Tensor) -> tuple[fx.Node, ...]:
+        data, scale, zero_point = quantize_in_groups(weight, self.bits, self.size, symmetric=False)
+        assert zero_point is not None
+        values = {"weight": data, "scale": scale, "zero_point": zero_point}
+        return tuple(self.constant(f"{name}_{key}", value) for key, value in values.items())
+
+    def _product(self, x: fx.Node, weight: tuple[fx.Node, ...], offset: fx.Node | None) -> fx.Node:
+        data, scale, zero_point = weight
+        sizes = (self.size, self.bits)
+        packed = self.call(ops.linear_grouped_pack, data, scale, zero_point, *sizes)
+        return self.call(ops.linear_grouped, x, data, packed, scale, zero_point, offset, *sizes, 15, False)

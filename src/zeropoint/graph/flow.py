@@ -19,7 +19,8 @@ from zeropoint.graph.calibrate import Calibration
 from zeropoint.graph.canonicalize import canonicalize
 from zeropoint.graph.capture import Captured, CaptureError, capture
 from zeropoint.graph.decoder import fuse_decoder
-from zeropoint.graph.dynamic import DynamicLowering
+from zeropoint.graph.dynamic import DynamicLowering, WeightOnlyLowering
+from zeropoint.graph.fold import fold_constants, products_to_linear
 from zeropoint.graph.fuse import fuse
 from zeropoint.graph.lower import Lowering
 from zeropoint.graph.norms import fuse_norms
@@ -28,6 +29,7 @@ from zeropoint.graph.pairs import pair_weights
 from zeropoint.graph.precision import in_float32
 from zeropoint.graph.siblings import join_siblings
 from zeropoint.graph.simplify import simplify
+from zeropoint.nn.quantized.dynamic.weight_only import check_weight_only
 from zeropoint.quantization.one_call import QuantizedModel, as_call, quantize_modules
 from zeropoint.quantization.qconfig import QConfig
 from zeropoint.quantization.qconfig_mapping import QConfigMapping, get_default_qconfig_mapping
@@ -64,6 +66,14 @@ def _program(
     return ProgramModule(program)
 
 
+def _simplify(module: fx.GraphModule) -> None:
+    """What float models write in many ways, in one; up to the rounding of float32."""
+    canonicalize(module)
+    fold_constants(module)
+    products_to_linear(module)
+    simplify(module)
+
+
 class GraphCalibration:
     """A captured model that gathers ranges; calibration can run in pieces.
 
@@ -77,8 +87,7 @@ class GraphCalibration:
 
     def __init__(self, model: nn.Module, captured: Captured, mapping: QConfigMapping) -> None:
         self.model, self.captured = model, captured
-        canonicalize(captured.graph_module)
-        simplify(captured.graph_module)
+        _simplify(captured.graph_module)
         Program.from_graph(
             captured.graph_module
         )  # what cannot become a program is refused before inputs are spent on it
@@ -236,8 +245,7 @@ def _without_data(
     args, kwargs = as_call(model, example)
     try:
         captured = capture(in_float32(model, args, kwargs), args, kwargs)
-        canonicalize(captured.graph_module)
-        simplify(captured.graph_module)
+        _simplify(captured.graph_module)
         return _program(captured, *lower(captured))
     except (CaptureError, ProgramError) as error:
         warnings.warn(f"quantize: runs module by module: {error}", UserWarning, stacklevel=4)
@@ -258,12 +266,19 @@ def _dynamic(model: nn.Module, example: Any, group_size: int | None, eager: bool
 def _weight_only(model: nn.Module, example: Any, bits: int, group_size: int | None, eager: bool) -> nn.Module:
     if group_size is None:
         raise QuantizationError("quantize: weights only have a scale per group; give group_size, 32 to 256")
-    swapped = quantize_weight_only(model, bits=bits, group_size=group_size).eval()
+    check_weight_only("quantize", bits, group_size, 15)
+
+    def modules() -> nn.Module:
+        return quantize_weight_only(model, bits=bits, group_size=group_size).eval()
 
     def lower(captured: Captured) -> Lowered:
-        return captured.graph_module, _coverage(captured, "only weights are quantized")
+        lowering = WeightOnlyLowering(captured.graph_module, group_size, bits)
+        lowered = lowering.run()
+        if not any(why == "int8" for _, _, why in lowering.coverage):
+            raise QuantizationError("quantize: weight_bits is for the weights of Linear layers, and the model has none")
+        return lowered, lowering.coverage
 
-    return swapped if example is None or eager else _without_data(swapped, example, lower, lambda: swapped)
+    return modules() if example is None or eager else _without_data(model, example, lower, modules)
 
 
 def _coverage(captured: Captured, why: str) -> list[tuple[str, str, str]]:

@@ -242,7 +242,8 @@ class Lowering(GraphBuilder):
         if node.target in POOLS:
             out = self._pool(node, x)
         elif node.target in (aten.constant_pad_nd.default, aten.pad.default):
-            out = self.call(aten.constant_pad_nd.default, x.node, arguments(node)["pad"], x.zero_point)
+            # Not constant_pad_nd, whose Scalar native code cannot hand to ATen.
+            out = self.call(aten.pad.default, x.node, arguments(node)["pad"], "constant", float(x.zero_point))
         elif node.target is aten.upsample_bilinear2d.vec:
             a = arguments(node)
             size = fx.map_arg(a["output_size"] or [], self.as_float)

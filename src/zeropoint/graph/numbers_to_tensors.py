@@ -42,6 +42,7 @@ _BY_TENSOR = {
     aten.clamp_max.default: aten.clamp_max.Tensor,
     **{getattr(aten, n).Scalar: getattr(aten, n).Tensor for n in ("eq", "ne", "lt", "le", "gt", "ge")},
 }
+_WHERES = (aten.where.Scalar, aten.where.ScalarSelf, aten.where.ScalarOther)
 _RANGES = (aten.arange.default, aten.arange.start, aten.arange.start_step)
 
 
@@ -94,6 +95,11 @@ class _Rewriter:
             self.replace(node, target, x, self.number(node, a["other"], dtype))
         elif target is aten.pow.Tensor_Scalar:
             self._power(node, x, a["exponent"], dtype)
+        elif target in _WHERES:
+            sides = [self.number(node, v, dtype) if isinstance(v, (int, float)) else v for v in (x, a["other"])]
+            self.replace(node, aten.where.self, a["condition"], *sides)
+        elif target is aten.constant_pad_nd.default and isinstance(a["value"], (int, float)):
+            self.replace(node, aten.pad.default, x, a["pad"], "constant", float(a["value"]))
         elif target is aten.masked_fill.Scalar:
             self.replace(node, aten.masked_fill.Tensor, x, a["mask"], self.number(node, a["value"], dtype))
         elif target in (aten.clamp.default, aten.hardtanh.default):
@@ -105,6 +111,8 @@ class _Rewriter:
             scaled = self.graph.call_function(aten.mul.Tensor, (x, self.number(node, a["negative_slope"], dtype)))
             positive = self.graph.call_function(aten.gt.Tensor, (x, self.number(node, 0, dtype)))
             self.replace(node, aten.where.self, positive, x, scaled)
+        elif target is aten.full_like.default:
+            self.replace(node, aten.expand_as.default, self.number(node, a["fill_value"], dtype), x)
         elif target is aten.full.default:
             self.replace(node, aten.expand.default, self.number(node, a["fill_value"], dtype), a["size"])
         elif target is aten.relu6.default:

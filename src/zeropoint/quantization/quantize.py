@@ -16,6 +16,7 @@ from zeropoint.nn import quantized as nnq
 from zeropoint.nn.intrinsic import _FusedModule
 from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, WeightedQuantizedModule
 from zeropoint.quantization.coverage import REASON, report
+from zeropoint.quantization.fast_path import leave_fast_path
 from zeropoint.quantization.observer import is_activation_post_process
 from zeropoint.quantization.qconfig import (
     assert_valid_qconfig,
@@ -376,6 +377,7 @@ def convert(
             module = swap_module(module, table, custom)
         else:
             _convert_children(module, table, custom)
+    leave_fast_path(module)
     _say_why_float(module, table)
     uncalibrated = []
     for name, child in module.named_modules():

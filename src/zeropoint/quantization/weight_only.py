@@ -9,6 +9,7 @@ from torch import nn
 
 from zeropoint.errors import QuantizationError
 from zeropoint.nn.quantized.dynamic import WeightOnlyLinear
+from zeropoint.quantization.fast_path import leave_fast_path
 
 __all__ = ["quantize_weight_only"]
 
@@ -57,4 +58,5 @@ def quantize_weight_only(
     for name, layer in swapped.items():
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer)
+    leave_fast_path(model)
     return model

@@ -13,17 +13,44 @@ from zeropoint.errors import QuantizationError
 from zeropoint.nn.quantized.dynamic.linear import float_input
 from zeropoint.nn.quantized.modules.weighted import PackedOnUse
 
-__all__ = ["WeightOnlyLinear"]
+__all__ = ["WeightOnlyLinear", "check_weight_only", "quantize_in_groups"]
 
 _SMALLEST = 2.0**-100
 
 
-def _check(bits: int, group_size: int, activation_bits: int) -> None:
+def check_weight_only(operation: str, bits: int, group_size: int, activation_bits: int) -> None:
+    """Raises QuantizationError for what the product of ``operation`` does not have."""
     if bits not in (4, 8):
-        raise QuantizationError(f"WeightOnlyLinear: bits must be 4 or 8, got {bits}")
-    check_group_size("WeightOnlyLinear", group_size)
+        raise QuantizationError(f"{operation}: bits must be 4 or 8, got {bits}")
+    check_group_size(operation, group_size)
     if activation_bits not in (8, 15):
-        raise QuantizationError(f"WeightOnlyLinear: activation_bits must be 8 or 15, got {activation_bits}")
+        raise QuantizationError(f"{operation}: activation_bits must be 8 or 15, got {activation_bits}")
+
+
+def quantize_in_groups(
+    weight: torch.Tensor, bits: int, group_size: int, symmetric: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """A float weight [N, K] as int8 [N, K] of ``bits`` bits, scales [N, groups] and zero points (None if symmetric).
+
+    Raises:
+        QuantizationError: NaN or infinity.
+    """
+    if not bool(torch.isfinite(weight).all()):
+        raise QuantizationError("weights in groups: the weight has NaN or infinite values")
+    outputs, inputs = weight.shape
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    groups = -(-inputs // group_size)
+    weight = weight.detach().float()
+    # A short last group is filled with a value of its own, which does not widen its range.
+    filling = weight[:, -1:].expand(-1, groups * group_size - inputs)
+    grouped = torch.cat([weight, filling], 1).reshape(outputs, groups, group_size)
+    smallest, largest = grouped.amin(2, keepdim=True), grouped.amax(2, keepdim=True)
+    widest = torch.maximum(-smallest, largest) * 2 if symmetric else largest - smallest
+    scale = (widest / (high - low)).clamp(min=_SMALLEST)
+    zero_point = torch.zeros_like(scale) if symmetric else low - smallest / scale
+    q = torch.round(grouped / scale + zero_point).clamp(low, high).to(torch.int8)
+    q = q.reshape(outputs, -1)[:, :inputs].contiguous()
+    return q, scale.squeeze(2).contiguous(), None if symmetric else zero_point.squeeze(2).contiguous()
 
 
 class WeightOnlyLinear(PackedOnUse):
@@ -60,7 +87,7 @@ class WeightOnlyLinear(PackedOnUse):
         activation_bits: int = 15,
     ) -> None:
         super().__init__()
-        _check(bits, group_size, activation_bits)
+        check_weight_only("WeightOnlyLinear", bits, group_size, activation_bits)
         self.in_features, self.out_features = in_features, out_features
         self.bits, self.group_size, self.activation_bits = bits, group_size, activation_bits
         self.set_weight_bias(torch.zeros(out_features, in_features), torch.zeros(out_features) if bias else None)
@@ -84,25 +111,7 @@ class WeightOnlyLinear(PackedOnUse):
             raise QuantizationError(
                 f"WeightOnlyLinear.set_weight_bias: the weight must have shape {shape}, got {tuple(weight.shape)}"
             )
-        if not bool(torch.isfinite(weight).all()):
-            raise QuantizationError("WeightOnlyLinear.set_weight_bias: the weight has NaN or infinite values")
-        low, high = -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
-        groups = -(-self.in_features // self.group_size)
-        weight = weight.detach().float()
-        # A short last group is filled with a value of its own, which does not widen its range.
-        filling = weight[:, -1:].expand(-1, groups * self.group_size - self.in_features)
-        grouped = torch.cat([weight, filling], 1).reshape(shape[0], groups, self.group_size)
-        smallest, largest = grouped.amin(2, keepdim=True), grouped.amax(2, keepdim=True)
-        if symmetric:
-            scale = torch.maximum(-smallest, largest) / ((high - low) / 2)
-        else:
-            scale = (largest - smallest) / (high - low)
-        scale = scale.clamp(min=_SMALLEST)
-        zero_point = torch.zeros_like(scale) if symmetric else low - smallest / scale
-        q = torch.round(grouped / scale + zero_point).clamp(low, high)
-        self._weight = q.to(torch.int8).reshape(shape[0], -1)[:, : self.in_features].contiguous()
-        self._scale = scale.squeeze(2).contiguous()
-        self._zero_point = None if symmetric else zero_point.squeeze(2).contiguous()
+        self._weight, self._scale, self._zero_point = quantize_in_groups(weight, self.bits, self.group_size, symmetric)
         self._bias = None if bias is None else bias.detach().float().contiguous()
         self._packed = None
 
@@ -185,7 +194,7 @@ class WeightOnlyLinear(PackedOnUse):
         weight, scale, zero_point, bias = (values[n] for n in ("weight", "weight_scale", "weight_zero_point", "bias"))
         group_size, activation_bits = int(values["group_size"]), int(values["activation_bits"])
         bits = 4 if weight.dtype == torch.uint8 else 8
-        _check(bits, group_size, activation_bits)
+        check_weight_only("WeightOnlyLinear", bits, group_size, activation_bits)
         shape = (self.out_features, -(-self.in_features // 2) if bits == 4 else self.in_features)
         groups = (self.out_features, -(-self.in_features // group_size))
         if tuple(weight.shape) != shape or weight.dtype not in (torch.uint8, torch.int8):

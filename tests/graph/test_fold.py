@@ -1,0 +1,115 @@
+"""What is computed from fixed tensors alone, and products with fixed matrices."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import zeropoint as zp
+from zeropoint.analysis import sqnr
+from zeropoint.graph import capture
+from zeropoint.graph.fold import fold_constants
+
+
+class Spelled(nn.Module):
+    """A linear layer of a matrix [in, out], as GPT-2 has them, and a head that shares it."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form, self.weight, self.bias = form, nn.Parameter(torch.randn(64, 96) * 0.1), nn.Parameter(torch.randn(96))
+
+    def forward(self, x):
+        if self.form == "addmm":
+            x = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.shape[:-1], 96)
+        elif self.form == "mm":
+            x = (torch.mm(x.reshape(-1, 64), self.weight) + self.bias).view(*x.shape[:-1], 96)
+        else:
+            x = x @ self.weight + self.bias
+        return F.gelu(x) @ self.weight.t()
+
+
+def kinds(program):
+    return [i.operator for i in program.program.body]
+
+
+@pytest.mark.parametrize("form", ["addmm", "mm", "matmul"])
+def test_products_with_fixed_matrices_are_linear_layers(form):
+    torch.manual_seed(0)
+    model, x = Spelled(form).eval(), torch.randn(4, 5, 64)
+    expected = model(x)
+    static, dynamic = zp.quantize(model, [x]), zp.quantize(model, dynamic=True, example=x)
+    four = zp.quantize(model, weight_bits=4, group_size=32, example=x)
+    assert kinds(static).count("zeropoint::linear") == 2
+    assert kinds(dynamic).count("zeropoint::linear_grouped") == kinds(four).count("zeropoint::linear_grouped") == 2
+    assert sqnr(expected, static(x)) > 30
+    assert sqnr(expected, dynamic(x)) > 35
+    assert sqnr(expected, four(x)) > 15
+    for program in (static, dynamic, four):
+        assert program.engine == "native"
+        assert not any("mm" in row[1] for row in program.layer_coverage())
+
+
+def test_other_products_stay():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(8, 6)), nn.Parameter(torch.randn(6))
+
+        def forward(self, x):
+            return torch.addmm(self.bias, x, self.weight, beta=0.5), self.weight.t() @ x.t()
+
+    model, x = Scaled().eval(), torch.randn(4, 8)
+    program = zp.quantize(model, [x])
+    assert "zeropoint::linear" not in kinds(program)
+    assert all(sqnr(a, b) > 100 for a, b in zip(model(x), program(x), strict=True))
+
+
+def test_cross_attention_runs_in_int8():
+    torch.manual_seed(0)
+
+    class Cross(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(64, 4, batch_first=True)  # its weights are parts of one parameter
+
+        def forward(self, x, memory):
+            return self.attention(x, memory, memory, need_weights=False)[0]
+
+    model, inputs = Cross().eval(), (torch.randn(2, 5, 64), torch.randn(2, 7, 64))
+    program = zp.quantize(model, [inputs])
+    assert kinds(program).count("zeropoint::linear") + kinds(program).count("zeropoint::attention") >= 4
+    assert not any(row[2] == "float" and "linear" in row[1] for row in program.layer_coverage())
+    assert sqnr(model(*inputs), program(*inputs)) > 25
+    dynamic = zp.quantize(model, dynamic=True, example=inputs)
+    assert sum(o.startswith("zeropoint::linear_grouped") for o in kinds(dynamic)) == 3  # q, k with v, out
+    assert sqnr(model(*inputs), dynamic(*inputs)) > 35
+
+
+def test_what_would_grow_is_left_alone():
+    class Grows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.row = nn.Parameter(torch.randn(1, 128))
+
+        def forward(self, x):
+            return x + self.row.repeat(64, 1), x * self.row.t().flatten()
+
+    module = capture(Grows().eval(), (torch.randn(64, 128),), {}).graph_module
+    fold_constants(module)
+    called = [str(n.target) for n in module.graph.nodes if n.op == "call_function"]
+    assert called == ["aten.repeat.default", "aten.add.Tensor", "aten.mul.Tensor"]
+
+
+def test_randomness_is_not_folded():
+    class Noise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.scale = nn.Linear(8, 8), nn.Parameter(torch.ones(8))
+
+        def forward(self, x):
+            return self.layer(x), torch.bernoulli(self.scale * 0.5)
+
+    program = zp.quantize(Noise().eval(), [torch.randn(4, 8)])
+    draws = torch.stack([program(torch.randn(4, 8))[1] for _ in range(20)])
+    assert 0 < draws.mean() < 1
+    assert len({tuple(d.tolist()) for d in draws}) > 1
