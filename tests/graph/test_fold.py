@@ -9,6 +9,7 @@ import zeropoint as zp
 from zeropoint.analysis import sqnr
 from zeropoint.graph import capture
 from zeropoint.graph.fold import fold_constants
+from zeropoint.quantization import quantize_dynamic
 
 
 class Spelled(nn.Module):
@@ -113,3 +114,12 @@ def test_randomness_is_not_folded():
     draws = torch.stack([program(torch.randn(4, 8))[1] for _ in range(20)])
     assert 0 < draws.mean() < 1
     assert len({tuple(d.tolist()) for d in draws}) > 1
+
+
+def test_numbers_drawn_for_nobody_are_not_drawn(tmp_path):
+    half = quantize_dynamic(nn.LSTM(8, 8, batch_first=True), {nn.LSTM}, dtype=torch.float16)
+    x = torch.randn(2, 3, 8)
+    program = zp.compile(half, x)
+    assert not any("uniform" in kind for kind in kinds(program))
+    zp.save(program, tmp_path / "m.zp")
+    assert torch.equal(zp.load(tmp_path / "m.zp")(x)[0], half(x)[0])

@@ -141,5 +141,6 @@ def canonicalize(module: fx.GraphModule) -> None:
             _batch_norm_of_decomposition(node)
         elif node.target is aten.sym_numel.default:
             _product_of_sizes(node)
-    graph.eliminate_dead_code()
+    # Also numbers drawn for nobody, as those of a layer that is made on the way and gets other weights.
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     module.recompile()
