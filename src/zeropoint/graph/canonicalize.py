@@ -59,6 +59,21 @@ def _is_whole(node: fx.Node) -> bool:
     return a["start"] in (None, 0) and a["end"] in (None, sys.maxsize) and a["step"] == 1
 
 
+def _copy_over(node: fx.Node) -> None:
+    """What is copied over a whole tensor, without that tensor, which may have been drawn at random."""
+    source = node.args[1]
+    a, b = node.meta.get("val"), source.meta.get("val") if isinstance(source, fx.Node) else None
+    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.device == b.device):
+        return
+    if list(map(str, (*a.shape, *a.stride()))) != list(map(str, (*b.shape, *b.stride()))):
+        return
+    if a.dtype != b.dtype:
+        with node.graph.inserting_before(node):
+            source = node.graph.call_function(aten.to.dtype, (source, a.dtype))
+        source.meta = dict(node.meta)
+    replace_node(node, source)
+
+
 def _drop_identities(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
@@ -72,6 +87,8 @@ def _drop_identities(graph: fx.Graph) -> None:
             or (node.target in _COPIES and _same_dtype(node, node.args[0]))
         ):
             replace_node(node, node.args[0])
+        elif node.target is aten.copy.default:
+            _copy_over(node)
 
 
 def _batch_norm_of_decomposition(node: fx.Node) -> None:
