@@ -36,6 +36,12 @@ def test_few_weights_stay_where_they_are():
     assert Shelf(100).put(packed) is packed
 
 
+def test_a_large_weight_stays_where_it_is():
+    shelf, packed = Shelf(20 << 20), torch.ones(8 << 20, dtype=torch.uint8)
+    assert shelf.put(packed) is packed
+    assert shelf.put(packed[:100]) is not packed
+
+
 def test_many_weights_are_copied_side_by_side():
     shelf = Shelf(4 << 20)
     packed = [torch.randint(0, 256, (n,), dtype=torch.uint8) for n in (100, 64, 1, 2 << 20, 0)]

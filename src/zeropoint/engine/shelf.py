@@ -10,6 +10,7 @@ __all__ = ["Shelf"]
 
 _ALIGNMENT = 64  # bytes: a line of the cache, and the widest vector
 _LEAST = 4 << 20  # bytes: what a core finds without walking its page tables
+_OWN = 8 << 20  # bytes from which on a weight has large pages of its own, and a copy would only take memory
 
 
 class Shelf:
@@ -24,8 +25,8 @@ class Shelf:
         self._free = torch.empty(0, dtype=torch.uint8)
 
     def put(self, packed: torch.Tensor) -> torch.Tensor:
-        """A copy of ``packed`` on the shelf, or itself where all weights together are few."""
-        if self._expected < _LEAST:
+        """A copy of ``packed`` on the shelf, or itself where it is large or all weights together are few."""
+        if self._expected < _LEAST or packed.numel() >= _OWN:
             return packed
         size = -(-packed.numel() // _ALIGNMENT) * _ALIGNMENT
         if size > self._free.numel():
