@@ -62,7 +62,5 @@ def test_weights_only_program(bits):
     program = zp.quantize(model, weight_bits=bits, group_size=32, example=x)
     assert program.engine == "native"
     weights = {row[0] for row in program.layer_coverage() if row[2] == "int8"}
-    assert (
-        weights == {f"layers.{i}.{n}" for i in (0, 1) for n in ("self_attn", "linear1", "linear2")} or len(weights) >= 6
-    )
+    assert weights == {f"layers.{i}.{n}" for i in (0, 1) for n in ("self_attn", "linear1", "linear2")}
     assert sqnr(model(x), program(x)) > {4: 18, 8: 38}[bits]

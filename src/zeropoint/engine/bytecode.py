@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zeropoint.engine.program import Instruction, Program, ProgramError, Register, Value, operator_of
+from zeropoint.engine.program import Instruction, Program, ProgramError, Register, Value, gives_list, operator_of
 
 __all__ = ["encode"]
 
@@ -36,8 +36,7 @@ class _Encoder:
         kinds: list[Any] = [None] * len(instruction.arguments)
         if target is not None:
             kinds = [a.type for a in target._schema.arguments]
-            returns = target._schema.returns
-            returns_list = len(returns) == 1 and isinstance(returns[0].type, torch.ListType)
+            returns_list = gives_list(target)
         self.code += [self.name(instruction.operator), int(returns_list), len(instruction.arguments)]
         for argument, kind in zip(instruction.arguments, kinds, strict=True):
             self.argument(argument, kind, instruction)

@@ -19,7 +19,16 @@ from torch.utils._pytree import treespec_loads
 
 from zeropoint.engine.allowed import ALLOWED
 from zeropoint.engine.mapped import MappedFile
-from zeropoint.engine.program import INTEGERS, Instruction, Program, ProgramError, Register, Value, operator_of
+from zeropoint.engine.program import (
+    INTEGERS,
+    Instruction,
+    Program,
+    ProgramError,
+    Register,
+    Value,
+    gives_list,
+    operator_of,
+)
 
 if TYPE_CHECKING:
     from zeropoint.engine.runtime import ProgramModule
@@ -226,9 +235,8 @@ class _Reader:
         if name.startswith("zeropoint::"):
             target = operator_of(name)
             assert target is not None
-            returns = target._schema.returns
-            one_list = len(returns) == 1 and isinstance(returns[0].type, torch.ListType)
-            _require(one_list or len(results) <= len(returns), f"{name} has too many results")
+            fits = gives_list(target) or len(results) <= len(target._schema.returns)
+            _require(fits, f"{name} has too many results")
         return Instruction(name, arguments, [None if r is None else self._define(r, kind) for r in results], source)
 
     def _check_operator(self, name: str, arguments: list[Any]) -> None:

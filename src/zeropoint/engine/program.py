@@ -12,7 +12,7 @@ from torch import fx
 
 from zeropoint.errors import QuantizationError
 
-__all__ = ["INTEGERS", "Instruction", "Program", "ProgramError", "Register", "Value", "operator_of"]
+__all__ = ["INTEGERS", "Instruction", "Program", "ProgramError", "Register", "Value", "gives_list", "operator_of"]
 
 
 class ProgramError(QuantizationError):
@@ -146,6 +146,12 @@ def operator_of(name: str) -> torch._ops.OpOverload | None:
     return getattr(packet, overload or "default", None)
 
 
+def gives_list(target: torch._ops.OpOverload) -> bool:
+    """Whether the operator gives one list of tensors instead of tensors."""
+    returns = target._schema.returns
+    return len(returns) == 1 and isinstance(returns[0].type, torch.ListType)
+
+
 Bound = tuple[Callable[..., Any], tuple[str, ...]]
 """A function, and the names of its last arguments where they go by name."""
 
@@ -183,6 +189,11 @@ def _call(instruction: Instruction, bound: Bound, values: dict[int, Any]) -> Non
     for index, value in zip(instruction.results, results, strict=False):
         if index is not None:
             values[index] = value
+
+
+def _content(value: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor, in the order of its elements."""
+    return value.contiguous().reshape(-1).view(torch.uint8)
 
 
 class _Builder:
@@ -224,12 +235,11 @@ class _Builder:
 
     def _fixed(self, value: torch.Tensor) -> Value:
         """A constant; one that has the same bits already serves for both, as the weight of a layer that is called again."""
-        content = value.contiguous().reshape(-1).view(torch.uint8)
+        content = _content(value)
         sample = content[:: max(1, content.numel() // 64)].tolist()
         alike = self.by_content.setdefault((value.dtype, value.shape, value.stride(), *sample), [])
         for index in alike:
-            other = self.program.constants[index]
-            if torch.equal(other.contiguous().reshape(-1).view(torch.uint8), content):
+            if torch.equal(_content(self.program.constants[index]), content):
                 return Value(index)
         index = self._new()
         alike.append(index)

@@ -107,22 +107,25 @@ class WeightOnlyLowering(DynamicLowering):
     """Weights of linear layers in 8 or 4 bits, activations as good as float: the products of ``WeightOnlyLinear``."""
 
     _OTHERS = "only weights are quantized"
+    group_size: int
 
     def __init__(self, module: fx.GraphModule, group_size: int, bits: int) -> None:
         super().__init__(module, group_size)
-        self.size, self.bits = group_size, bits
+        self.bits = bits
 
     def _forms(self) -> dict[Any, Any]:
         return {aten.linear.default: self._linear}
 
     def _weight(self, name: str, weight: torch.Tensor) -> tuple[fx.Node, ...]:
-        data, scale, zero_point = quantize_in_groups(weight, self.bits, self.size, symmetric=False)
+        data, scale, zero_point = quantize_in_groups(
+            f"quantize: {name}", weight, self.bits, self.group_size, symmetric=False
+        )
         assert zero_point is not None
         values = {"weight": data, "scale": scale, "zero_point": zero_point}
         return tuple(self.constant(f"{name}_{key}", value) for key, value in values.items())
 
     def _product(self, x: fx.Node, weight: tuple[fx.Node, ...], offset: fx.Node | None) -> fx.Node:
         data, scale, zero_point = weight
-        sizes = (self.size, self.bits)
+        sizes = (self.group_size, self.bits)
         packed = self.call(ops.linear_grouped_pack, data, scale, zero_point, *sizes)
         return self.call(ops.linear_grouped, x, data, packed, scale, zero_point, offset, *sizes, 15, False)

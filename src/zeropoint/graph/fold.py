@@ -42,19 +42,21 @@ def fold_constants(module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         if not _is_foldable(node):
             continue
+        value = node.meta.get("val")
+        results = {node: value}
+        if isinstance(value, (list, tuple)):
+            results = {user: value[user.args[1]] for user in node.users if user.target is operator.getitem}
+        whole = node not in results and len(results) < len(node.users)  # somebody takes the list as such
+        if whole or not all(isinstance(v, torch.Tensor) for v in results.values()):
+            continue
         tensor = lambda n: constant_of(module, n)
+        given = sum(t.numel() for t in map(tensor, node.all_input_nodes) if t is not None)
+        if sum(v.numel() for v in results.values()) > max(given, _FEW):
+            continue
         with torch.no_grad():
             result = node.target(*fx.map_arg(node.args, tensor), **fx.map_arg(node.kwargs, tensor))
-        if isinstance(result, torch.Tensor):
-            parts = {node: result}
-        elif isinstance(result, (list, tuple)) and all(user.target is operator.getitem for user in node.users):
-            parts = {user: result[user.args[1]] for user in list(node.users)}
-        else:
-            continue
-        given = sum(t.numel() for t in map(tensor, node.all_input_nodes) if t is not None)
-        if sum(part.numel() for part in parts.values()) > max(given, _FEW):
-            continue
-        for old, part in parts.items():
+        for old in results:
+            part = result if old is node else result[old.args[1]]
             with graph.inserting_before(old):
                 constant = add_constant(module, graph, f"{old.name}_folded", part)
             constant.meta = dict(old.meta)

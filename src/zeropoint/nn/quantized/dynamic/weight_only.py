@@ -28,7 +28,7 @@ def check_weight_only(operation: str, bits: int, group_size: int, activation_bit
 
 
 def quantize_in_groups(
-    weight: torch.Tensor, bits: int, group_size: int, symmetric: bool
+    operation: str, weight: torch.Tensor, bits: int, group_size: int, symmetric: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """A float weight [N, K] as int8 [N, K] of ``bits`` bits, scales [N, groups] and zero points (None if symmetric).
 
@@ -36,7 +36,7 @@ def quantize_in_groups(
         QuantizationError: NaN or infinity.
     """
     if not bool(torch.isfinite(weight).all()):
-        raise QuantizationError("weights in groups: the weight has NaN or infinite values")
+        raise QuantizationError(f"{operation}: the weight has NaN or infinite values")
     outputs, inputs = weight.shape
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     groups = -(-inputs // group_size)
@@ -111,7 +111,9 @@ class WeightOnlyLinear(PackedOnUse):
             raise QuantizationError(
                 f"WeightOnlyLinear.set_weight_bias: the weight must have shape {shape}, got {tuple(weight.shape)}"
             )
-        self._weight, self._scale, self._zero_point = quantize_in_groups(weight, self.bits, self.group_size, symmetric)
+        self._weight, self._scale, self._zero_point = quantize_in_groups(
+            "WeightOnlyLinear.set_weight_bias", weight, self.bits, self.group_size, symmetric
+        )
         self._bias = None if bias is None else bias.detach().float().contiguous()
         self._packed = None
 
