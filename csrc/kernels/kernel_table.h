@@ -115,7 +115,9 @@ struct BinaryParams {
   uint8_t* out;
   int32_t a_zero_point, b_zero_point, out_zero_point;  // uint8 domain
   float a_mult, b_mult;                                // mul uses a_mult alone
+  bool bounded;                                        // nothing that is rounded can exceed kLargestRounded
   uint8_t a_xor, b_xor, out_xor, lo, hi;
+  const float* b_floats;  // null, or what panel_floats makes of b, instead of b
 };
 
 struct NormalizeParams {
@@ -212,12 +214,14 @@ struct KernelTable {
   void (*dequantize_u8)(const uint8_t* x, int64_t n, float scale, int32_t zero_point, uint8_t x_xor, float* out);
   void (*dequantize_i32)(const int32_t* x, int64_t n, float scale, int32_t zero_point, float* out);
   void (*requantize)(const int32_t* acc, int64_t n, float mult, int32_t zero_point, uint8_t out_xor, uint8_t* out);
+  void (*panel_floats)(const uint8_t* q, int64_t n, uint8_t flip, int32_t zero_point, float* out);
   void (*add)(const BinaryParams&, int64_t n);
   void (*mul)(const BinaryParams&, int64_t n);
   void (*add_f32)(const float* a, const float* b, int64_t n, bool subtract, float* out);
   void (*rotate_row)(const float* x, const float* cos, const float* sin, int64_t n, float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*lookup)(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
+  void (*interleave_planes)(const uint8_t* x, int64_t plane, int64_t channels, int64_t n, uint8_t* out);
   void (*mix_pixels)(const uint8_t* q0, const uint8_t* q1, int64_t channels, float weight, uint8_t flip, float* out);
   void (*mix_rows)(const float* a, const float* b, int64_t n, float weight, uint8_t flip, uint8_t* out);
   void (*embedding_row)(const uint8_t* q, int64_t n, bool four_bits, float scale, float zero_point, float* out);

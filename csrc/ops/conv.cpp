@@ -64,13 +64,6 @@ Tensor conv3d_pack(Tensor weight, OptionalTensor zero_point, std::vector<int64_t
   return pack("conv3d_pack", 3, weight, zero_point, dilation, groups);
 }
 
-// One row of planes to one row of pixels.
-template <int Channels>
-void interleave(const uint8_t* __restrict in, int64_t plane, int64_t step, int64_t width, uint8_t* __restrict out) {
-  for (int64_t w = 0; w < width; ++w)
-    for (int c = 0; c < Channels; ++c) out[w * Channels + c] = in[w * step + c * plane];
-}
-
 // Copies x, in any layout and signedness, to NDHWC with a border of zero points, so that the kernel never
 // meets an edge and may read past a pixel's end.
 const uint8_t* padded_copy(const Tensor& x, uint8_t zero_point, ConvGeometry& g) {
@@ -82,6 +75,7 @@ const uint8_t* padded_copy(const Tensor& x, uint8_t zero_point, ConvGeometry& g)
   const uint8_t* source = bytes(x);
   uint8_t* copy = scratch(Scratch::kInput, static_cast<size_t>(batch * depth * height * width * channels) + 64);
   const ConvGeometry from = g;
+  const KernelTable& kernel = kernels();
   parallel(batch * depth * height, width * channels, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t h = row % height - from.pad_h, d = row / height % depth - from.pad_d;
@@ -93,8 +87,8 @@ const uint8_t* padded_copy(const Tensor& x, uint8_t zero_point, ConvGeometry& g)
       out += from.pad_w * channels;
       if (stride[1] == 1 && stride[4] == channels)
         std::memcpy(out, in, static_cast<size_t>(from.in_w * channels));
-      else if (channels == 3)
-        interleave<3>(in, stride[1], stride[4], from.in_w, out);
+      else if (stride[4] == 1)
+        kernel.interleave_planes(in, stride[1], channels, from.in_w, out);
       else
         for (int64_t w = 0; w < from.in_w; ++w)
           for (int64_t c = 0; c < channels; ++c) out[w * channels + c] = in[w * stride[4] + c * stride[1]];

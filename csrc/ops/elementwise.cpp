@@ -48,19 +48,22 @@ Tensor run_binary(const char* what, BinaryKernel kernel, Tensor a, Tensor b, Bin
   const int64_t n = a.numel();
   if (by_channel) {
     // The channels' values are repeated, so that the kernel has long rows.
-    const int64_t channels = sizes[1], pixels = sizes[2] * sizes[3];
-    const int64_t run = std::min<int64_t>(pixels, std::max<int64_t>(1, 4096 / std::max<int64_t>(channels, 1)));
-    const int64_t runs = (pixels + run - 1) / run;
-    parallel(sizes[0] * runs, run * channels, [&](int64_t begin, int64_t end) {
-      uint8_t* repeated = scratch(Scratch::kWorker, static_cast<size_t>(run * channels));
-      BinaryParams part = p;
+    const int64_t channels = sizes[1], pixels = sizes[2] * sizes[3], lanes = kernels().lanes * 4;
+    const int64_t run = std::min<int64_t>(pixels, std::max<int64_t>(1, 2048 / std::max<int64_t>(channels, 1)));
+    const int64_t runs = (pixels + run - 1) / run, length = run * channels;
+    parallel(sizes[0] * runs, length, [&](int64_t begin, int64_t end) {
+      auto* floats = reinterpret_cast<float*>(scratch(Scratch::kWorker, static_cast<size_t>(5 * (length + lanes))));
+      auto* repeated = reinterpret_cast<uint8_t*>(floats + length + lanes);
       for (int64_t item = begin; item < end; ++item) {
         const int64_t image = item / runs, first = item % runs * run;
-        if (item == begin || first == 0)
+        if (item == begin || first == 0) {
           for (int64_t i = 0; i < run; ++i)
             std::memcpy(repeated + i * channels, p.b + image * channels, static_cast<size_t>(channels));
+          kernels().panel_floats(repeated, length, p.b_xor, p.b_zero_point, floats);
+        }
+        BinaryParams part = p;
         part.a = p.a + (image * pixels + first) * channels;
-        part.b = repeated;
+        part.b_floats = floats;
         part.out = p.out + (image * pixels + first) * channels;
         kernel(part, std::min(run, pixels - first) * channels);
       }

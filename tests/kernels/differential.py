@@ -525,7 +525,7 @@ class Generator:
         return self._same("embedding_bag", f"{offsets} {options}", indices, offsets, weight, *qparams, *options)
 
     def pool(self) -> Case:
-        size = (self.one(1, 2), self.one(1, 3, 64, 70), self.random.randint(3, 12), self.random.randint(3, 12))
+        size = (self.one(1, 2), self.one(1, 3, 24, 64, 70, 130), self.random.randint(3, 12), self.random.randint(3, 12))
         x = self.layout(self.integers(size, self.byte_dtype()))
         zero_point = self.zero_point(x.dtype)
         kernel, stride = [self.one(1, 2, 3) for _ in "hw"], [self.one(1, 2, 3) for _ in "hw"]
@@ -538,7 +538,9 @@ class Generator:
             output = (self.one(0.01, 0.05, 3.0), self.zero_point(dtype), info.min, info.max, dtype)
             return self._same("global_avg_pool2d", f"{size} {output}", x, self.one(0.05, 0.3), zero_point, *output)
         if kind == "max":
-            return self._same("max_pool2d", f"{size} {kernel} {stride}", x, kernel, stride, padding, [1, 1], ceil_mode)
+            dilation = [self.one(1, 2) if (k - 1) * 2 < n else 1 for k, n in zip(kernel, size[2:], strict=True)]
+            name = f"{size} {kernel} {stride} {padding} {dilation} {ceil_mode}"
+            return self._same("max_pool2d", name, x, kernel, stride, padding, dilation, ceil_mode)
         if kind == "adaptive":
             output = [self.one(1, 2, 3, 7), self.one(1, 2, 5)]
             return self._same("adaptive_avg_pool2d", f"{size} {output}", x, zero_point, output)

@@ -206,6 +206,7 @@ struct Avx2 {
     for (int i = 0; i < count; ++i) b[i / (4 * NV) * 16 + i % (4 * NV)] = p[i];
     return _mm256_load_si256(reinterpret_cast<const __m256i*>(b));
   }
+  static U8 max_u8(U8 a, U8 b) { return _mm256_max_epu8(a, b); }
   static U8 flip(U8 bytes, uint8_t mask) { return _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(mask))); }
   static U8 lookup(U8 bytes, const uint8_t* table) {
     alignas(32) uint8_t b[32];

@@ -284,6 +284,7 @@ struct Avx512Vnni {
     if constexpr (NV < 4) bytes = _mm512_maskz_expand_epi32(lane_mask<NV>(), bytes);
     return bytes;
   }
+  static U8 max_u8(U8 a, U8 b) { return _mm512_max_epu8(a, b); }
   static U8 flip(U8 bytes, uint8_t mask) { return _mm512_xor_si512(bytes, _mm512_set1_epi8(static_cast<char>(mask))); }
   static U8 lookup(U8 bytes, const uint8_t* table) {
     alignas(64) uint8_t b[64];

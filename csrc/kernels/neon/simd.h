@@ -170,6 +170,7 @@ struct Neon {
     for (int i = 0; i < count; ++i) b[i] = p[i];
     return vld1q_u8(b);
   }
+  static U8 max_u8(U8 a, U8 b) { return vmaxq_u8(a, b); }
   static U8 flip(U8 bytes, uint8_t mask) { return veorq_u8(bytes, vdupq_n_u8(mask)); }
   static U8 lookup(U8 bytes, const uint8_t* table) {
     uint8_t b[16];

@@ -271,6 +271,10 @@ struct Scalar {
     for (int i = 0; i < count; ++i) r.byte[i] = p[i];
     return r;
   }
+  static U8 max_u8(U8 a, U8 b) {
+    for (int i = 0; i < 16; ++i) a.byte[i] = a.byte[i] > b.byte[i] ? a.byte[i] : b.byte[i];
+    return a;
+  }
   static U8 flip(U8 bytes, uint8_t mask) {
     for (uint8_t& b : bytes.byte) b ^= mask;
     return bytes;

@@ -79,34 +79,6 @@ void requantize(const int32_t* acc, int64_t n, float mult, int32_t zero_point, u
   for (int64_t i = 0; i < n; ++i) out[i] = round_to_u8(static_cast<float>(acc[i]) * mult, zero_point, 0, 255) ^ out_xor;
 }
 
-// Fields are copied to locals: a byte store may alias anything, the struct included, and would keep the
-// loops from vectorising.
-void add(const BinaryParams& p, int64_t n) {
-  const uint8_t* __restrict a = p.a, * __restrict b = p.b;
-  uint8_t* __restrict out = p.out;
-  const int32_t za = p.a_zero_point, zb = p.b_zero_point, zy = p.out_zero_point;
-  const uint8_t xa = p.a_xor, xb = p.b_xor, xy = p.out_xor, lo = p.lo, hi = p.hi;
-  const float ma = p.a_mult, mb = p.b_mult;
-  for (int64_t i = 0; i < n; ++i) {
-    const float fa = static_cast<float>((a[i] ^ xa) - za) * ma;
-    const float fb = static_cast<float>((b[i] ^ xb) - zb) * mb;
-    out[i] = round_to_u8(fa + fb, zy, lo, hi) ^ xy;
-  }
-}
-
-void mul(const BinaryParams& p, int64_t n) {
-  const uint8_t* __restrict a = p.a, * __restrict b = p.b;
-  uint8_t* __restrict out = p.out;
-  const int32_t za = p.a_zero_point, zb = p.b_zero_point, zy = p.out_zero_point;
-  const uint8_t xa = p.a_xor, xb = p.b_xor, xy = p.out_xor, lo = p.lo, hi = p.hi;
-  const float m = p.a_mult;
-  for (int64_t i = 0; i < n; ++i) {
-    // |product| <= 255 * 255: exact in float32.
-    const int32_t product = ((a[i] ^ xa) - za) * ((b[i] ^ xb) - zb);
-    out[i] = round_to_u8(static_cast<float>(product) * m, zy, lo, hi) ^ xy;
-  }
-}
-
 void add_f32(const float* __restrict a, const float* __restrict b, int64_t n, bool subtract, float* __restrict out) {
   if (subtract)
     for (int64_t i = 0; i < n; ++i) out[i] = a[i] - b[i];
@@ -124,6 +96,22 @@ void rotate_row(const float* __restrict x, const float* __restrict cos, const fl
 
 [[maybe_unused]] void lookup(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = table[x[i]];
+}
+
+// A line of `n` pixels of each of the channels, `plane` bytes apart, to channels side by side. Three are those of
+// photographs, and vectorise where their number is known.
+void interleave_planes(const uint8_t* x, int64_t plane, int64_t channels, int64_t n, uint8_t* __restrict out) {
+  if (channels == 3) {
+    const uint8_t* __restrict a = x, * __restrict b = x + plane, * __restrict c = x + 2 * plane;
+    for (int64_t i = 0; i < n; ++i) {
+      out[3 * i] = a[i];
+      out[3 * i + 1] = b[i];
+      out[3 * i + 2] = c[i];
+    }
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t c = 0; c < channels; ++c) out[i * channels + c] = x[c * plane + i];
 }
 
 }  // namespace

@@ -166,10 +166,10 @@ inline void gather_pieces(const IgemmParams& p, const int64_t* offsets, int64_t 
 }
 
 // Pointers to rows that were put together, for all taps of B.
-inline void gathered_pointers(const IgemmParams& p, const uint8_t* gathered, int rows, const uint8_t** pointers) {
-  const int64_t stride = gathered_stride(p);
-  for (int r = 0; r < rows; ++r, gathered += stride)
-    for (int64_t t = 0; t < p.taps; ++t) pointers[t * kMaxRows + r] = gathered;
+inline void gathered_pointers(const IgemmParams& p, const uint8_t* gathered, int64_t stride, int rows,
+                              const uint8_t** pointers) {
+  for (int64_t t = 0; t < p.taps; ++t)
+    for (int r = 0; r < rows; ++r) pointers[t * kMaxRows + r] = gathered + r * stride;
 }
 
 // Splits `rows` rows into the fewest tiles of at most kMaxRows: all of about the same height, or, as staggered ones
@@ -551,6 +551,7 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
   auto* offsets = reinterpret_cast<int64_t*>(scratch);
   auto* pointers = reinterpret_cast<const uint8_t**>(scratch + tap_count(p) * static_cast<int64_t>(sizeof(int64_t)));
   uint8_t* gathered = scratch + chunk_pointers<V>(p);
+  const int64_t stride = p.pieces ? gathered_stride(p) : 0;
   tap_offsets(p, offsets);
   RowCursor cursor = p.conv ? cursor_at(*p.conv, m0) : RowCursor{};
   int64_t places[kChunkRows<V>];
@@ -565,7 +566,7 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
       const uint8_t** block = pointers + i * kMaxRows * p.taps;
       const bool inside = !V::kWidenA && !p.pieces && p.conv && row_bases(p, tiling.rows(i), cursor, block);
       if (p.pieces)
-        gathered_pointers(p, gathered + (m - chunk) * gathered_stride(p), tiling.rows(i), block);
+        gathered_pointers(p, gathered + (m - chunk) * stride, stride, tiling.rows(i), block);
       else if (!inside)
         row_pointers(p, offsets, m, tiling.rows(i), cursor, block);
       if constexpr (V::kWidenA) {

@@ -1,6 +1,7 @@
 // Fills a KernelTable from the shared kernels and a vocabulary `V`.
 #pragma once
 #include "attention.h"
+#include "binary.h"
 #include "depthwise.h"
 #include "dynamic.h"
 #include "elementwise.h"
@@ -29,20 +30,22 @@ constexpr KernelTable make_table(const char* name) {
       .igemm = igemm<V>,
       .depthwise_scratch = depthwise_scratch<V>,
       .depthwise = depthwise<V>,
-      .max_pool = max_pool,
-      .avg_pool = avg_pool,
+      .max_pool = max_pool<V>,
+      .avg_pool = avg_pool<V>,
       .quantize_u8 = quantize_u8,
       .quantize_i32 = quantize_i32,
       .quantize_channel = quantize_channel,
       .dequantize_u8 = dequantize_u8,
       .dequantize_i32 = dequantize_i32,
       .requantize = requantize,
-      .add = add,
-      .mul = mul,
+      .panel_floats = panel_floats<V>,
+      .add = add<V>,
+      .mul = mul<V>,
       .add_f32 = add_f32,
       .rotate_row = rotate_row,
       .silu_mul = silu_mul<V>,
       .lookup = lookup,
+      .interleave_planes = interleave_planes,
       .mix_pixels = mix_pixels,
       .mix_rows = mix_rows,
       .embedding_row = embedding_row,

@@ -57,11 +57,12 @@ inline uint8_t* aligned(uint8_t* p) { return p + (64 - reinterpret_cast<uintptr_
 inline void gather_rows(const IgemmParams& p, const TileSteps& steps, const int64_t* offsets, int64_t m, int64_t rows,
                         RowCursor& cursor, const uint8_t** pointers, uint8_t* pieces, uint8_t* out) {
   __builtin_memset(out, 0, static_cast<size_t>(kTileChunk * steps.count * kTileBytes));
+  const int64_t stride = p.pieces ? gathered_stride(p) : 0;
   if (p.pieces) gather_pieces(p, offsets, rows, cursor, pieces);
   for (int64_t first = 0; first < rows; first += kMaxRows) {
     const int count = static_cast<int>(rows - first < kMaxRows ? rows - first : kMaxRows);
     if (p.pieces)
-      gathered_pointers(p, pieces + first * gathered_stride(p), count, pointers);
+      gathered_pointers(p, pieces + first * stride, stride, count, pointers);
     else
       row_pointers(p, offsets, m + first, count, cursor, pointers);
     for (int r = 0; r < count; ++r) {
