@@ -52,6 +52,12 @@ PoolParams make_params(const char* what, const Tensor& x, const std::vector<int6
   return p;
 }
 
+void check_window(const char* what, int64_t rows, int64_t columns) {
+  ZP_REQUIRE(rows * columns <= (int64_t{1} << 23),
+             std::string(what) + ": a window of " + std::to_string(rows) + "x" + std::to_string(columns) +
+                 " is averaged, at most 2^23 positions fit sums of 32 bits");
+}
+
 // Averages in the input's scale and zero point.
 void keep_qparams(PoolParams& p, int64_t zero_point, ScalarType dtype) {
   p.zero_point = p.out_zero_point = to_u8_domain(zero_point, dtype);
@@ -108,6 +114,7 @@ Tensor avg_pool2d(Tensor x, int64_t zero_point, std::vector<int64_t> kernel_size
   x = to_channels_last(x);
   PoolParams p = make_params("avg_pool2d", x, kernel_size, stride, padding, {1, 1}, ceil_mode);
   Tensor out = empty_output(x, p.conv.out_h, p.conv.out_w);
+  check_window("avg_pool2d", std::min(kernel_size[0], p.conv.in_h), std::min(kernel_size[1], p.conv.in_w));
   p.x = bytes(x);
   p.out = bytes(out);
   keep_qparams(p, zero_point, x.scalar_type());
@@ -131,8 +138,9 @@ Tensor adaptive_avg_pool2d(Tensor x, int64_t zero_point, std::vector<int64_t> ou
                 channels = x.size(1);
   Tensor out = empty_output(x, out_h, out_w);
   const KernelTable& kernel = kernels();
-  if (out_w == 0) return out;
-  parallel(x.size(0) * out_h, in_h * in_w * channels / (out_h > 0 ? out_h : 1), [&](int64_t begin, int64_t end) {
+  if (out_w == 0 || out_h == 0) return out;
+  check_window("adaptive_avg_pool2d", std::min(in_h / out_h + 2, in_h), std::min(in_w / out_w + 2, in_w));
+  parallel(x.size(0) * out_h, in_h * in_w * channels / out_h, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
       for (int64_t ow = 0; ow < out_w; ++ow) {
         const int64_t n = row / out_h, oh = row % out_h;
@@ -159,8 +167,8 @@ Tensor global_avg_pool2d(Tensor x, double x_scale, int64_t x_zero_point, double 
   check_input(what, x);
   ZP_REQUIRE(dtype == ScalarType::Byte || dtype == ScalarType::Char, "global_avg_pool2d: dtype must be uint8 or int8");
   const int64_t height = x.size(2), width = x.size(3), channels = x.size(1);
-  ZP_REQUIRE(height > 0 && width > 0 && height * width <= (int64_t{1} << 23),
-             "global_avg_pool2d: height * width must be 1 to 2^23, so that sums fit 32 bits");
+  ZP_REQUIRE(height > 0 && width > 0, "global_avg_pool2d: height and width must not be 0");
+  check_window(what, height, width);
   check_qparams(what, "x", x_scale, x_zero_point, x.scalar_type());
   check_qparams(what, "y", scale, zero_point, dtype);
   x = to_channels_last(x);

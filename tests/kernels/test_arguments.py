@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zeropoint import ops
+from zeropoint import _reference, ops
 
 U8 = torch.uint8
 
@@ -88,6 +88,18 @@ def test_pool_arguments():
         ops.max_pool2d(x, [7, 7], [1, 1], [0, 0], [1, 1], False)
     with pytest.raises(ValueError, match="divisor_override"):
         ops.avg_pool2d(x, 0, [2, 2], [2, 2], [0, 0], False, True, 0)
+
+
+@pytest.mark.parametrize("operators", [ops, _reference])
+def test_averages_whose_sums_would_not_fit(operators):
+    x = torch.zeros(1, 1, 2049, 4096, dtype=U8)
+    for name, arguments in (
+        ("avg_pool2d", (0, [2049, 4096], [1, 1], [0, 0], False, True, None)),
+        ("adaptive_avg_pool2d", (0, [1, 1])),
+        ("global_avg_pool2d", (1.0, 0, 1.0, 0, 0, 255, U8)),
+    ):
+        with pytest.raises(ValueError, match=name + ": a window of 2049x4096 is averaged"):
+            getattr(operators, name)(x, *arguments)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,14 @@ def test_elementwise(isa, n):
 
 @pytest.mark.parametrize("channels", [1, 17, 64, 70])
 def test_pools(isa, channels):
-    x = guarded(torch.randint(0, 256, (1, channels, 5, 5), dtype=torch.uint8))
+    x = guarded(torch.randint(0, 256, (1, 5, 5, channels), dtype=torch.uint8)).permute(0, 3, 1, 2)
+    gate = guarded(torch.randint(0, 256, (1, channels, 1, 1), dtype=torch.uint8))
+    for name, arguments in (
+        ("avg_pool2d", (x, 3, [3, 3], [2, 2], [1, 1], False, True, None)),
+        ("global_avg_pool2d", (x, 0.1, 3, 0.05, 7, 0, 255, torch.uint8)),
+        ("mul", (x, 0.1, 3, gate, 0.2, 7, 0.3, 9, 0, 255, torch.uint8)),
+    ):
+        assert torch.equal(getattr(ops, name)(*arguments), getattr(_reference, name)(*arguments)), name
     assert torch.equal(
         ops.max_pool2d(x, [3, 3], [2, 2], [1, 1], [1, 1], False),
         _reference.max_pool2d(x, [3, 3], [2, 2], [1, 1], [1, 1], False),

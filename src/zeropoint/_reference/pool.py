@@ -40,6 +40,13 @@ def _average(sums: torch.Tensor, divisor: torch.Tensor, zero_point: int, dtype: 
     return round_clamp(value, zero_point, *integer_range(dtype), dtype).contiguous(memory_format=torch.channels_last)
 
 
+def _check_window(operation: str, rows: int, columns: int) -> None:
+    if rows * columns > 1 << 23:
+        raise QuantizationError(
+            f"{operation}: a window of {rows}x{columns} is averaged, at most 2^23 positions fit sums of 32 bits"
+        )
+
+
 def avg_pool2d(
     x: torch.Tensor,
     zero_point: int,
@@ -53,6 +60,7 @@ def avg_pool2d(
     """Mean of ``q - zero_point``; padding counts as real 0, in the divisor only if asked."""
     if divisor_override == 0:
         raise QuantizationError("avg_pool2d: divisor_override must not be 0")
+    _check_window("avg_pool2d", *(min(k, n) for k, n in zip(kernel_size, x.shape[2:], strict=True)))
     window = (list(kernel_size), list(stride), list(padding), ceil_mode)
     sums = F.avg_pool2d(x.double() - zero_point, *window, True, 1)
     if divisor_override:
@@ -68,6 +76,9 @@ def avg_pool2d(
 def adaptive_avg_pool2d(x: torch.Tensor, zero_point: int, output_size: Sequence[int]) -> torch.Tensor:
     """Output i averages rows floor(i * H / out) to ceil((i + 1) * H / out), columns likewise."""
     (out_h, out_w), (height, width) = output_size, x.shape[2:]
+    _check_window(
+        "adaptive_avg_pool2d", *(min(n // max(o, 1) + 2, n) for o, n in zip(output_size, x.shape[2:], strict=True))
+    )
     values = x.double() - zero_point
     shape = (x.shape[0], x.shape[1], out_h, out_w)
     result = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
@@ -93,8 +104,9 @@ def global_avg_pool2d(
 ) -> torch.Tensor:
     """``clamp(rhe(float32(sum of (q - zx)) * m) + z)``, ``m = float32(sx / (H * W * s))``; [N, C, H, W] to [N, C, 1, 1]."""
     count = x.shape[2] * x.shape[3]
-    if not 0 < count <= 1 << 23:
-        raise QuantizationError("global_avg_pool2d: height * width must be 1 to 2^23, so that sums fit 32 bits")
+    if count == 0:
+        raise QuantizationError("global_avg_pool2d: height and width must not be 0")
+    _check_window("global_avg_pool2d", *x.shape[2:])
     sums = (x.to(torch.int64) - x_zero_point).sum((2, 3), keepdim=True)
     factor = torch.tensor(f32(x_scale) / (count * f32(scale)), dtype=torch.float64, device=x.device).float()
     result = round_clamp(sums.float() * factor, zero_point, quant_min, quant_max, dtype)
