@@ -189,17 +189,4 @@ inline Tensor empty_packed(int64_t bytes) {
   return blob;
 }
 
-// Runs f(begin, end) over [0, n) on torch's threads; `cost` is the work of one item in multiply-adds or
-// bytes, and pieces below `kGrain` of it are not worth waking a thread for.
-template <class F>
-void parallel(int64_t n, int64_t cost, const F& f) {
-  constexpr int64_t kGrain = 32768;
-  const int64_t grain = cost > 0 ? std::max<int64_t>(1, kGrain / cost) : 1;
-  if (n <= grain) {
-    if (n > 0) f(int64_t{0}, n);
-    return;
-  }
-  torch::stable::parallel_for(0, n, grain, f);
-}
-
 }  // namespace zeropoint

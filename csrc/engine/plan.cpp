@@ -65,6 +65,7 @@ Recording::Recording(const Program& program) : values(static_cast<size_t>(progra
 }
 
 void Recording::note(const Program& program, size_t i, const Values& run) {
+  work.push_back(SharedWork::seen());
   const Instruction& instruction = program.instructions_[i];
   for (const int64_t result : instruction.results) {
     if (result < 0 || !run.tensors[static_cast<size_t>(result)]) continue;
@@ -133,6 +134,30 @@ Plan::Plan(const Program& program, const Recording& recording, std::vector<int64
         if (r >= 0) fixed[static_cast<size_t>(r)] = true;
   }
   kept_ = std::move(fixed);
+  find_crews(program, recording);
+}
+
+// Runs of instructions that share work more than once among them and leave torch's threads alone: those of ATen use
+// them, unless all they do is look at a value in another way, and teams do.
+void Plan::find_crews(const Program& program, const Recording& recording) {
+  const size_t count = program.instructions_.size();
+  const auto alone = [&](size_t i) {
+    const Instruction& instruction = program.instructions_[i];
+    if (done_once_[i]) return false;
+    if (instruction.kind == Instruction::Kind::kDispatched)
+      return !std::all_of(instruction.results.begin(), instruction.results.end(), [&](int64_t r) {
+        return r >= 0 && recording.values[static_cast<size_t>(r)].root != static_cast<size_t>(r);
+      });
+    return i > 0 && recording.work[i].teams != recording.work[i - 1].teams;
+  };
+  crew_until_.resize(count);
+  for (size_t i = 0; i < count;) {
+    size_t end = i;
+    while (end < count && !alone(end)) ++end;
+    const bool worth = end > i + 1 && recording.work[end - 1].shared - recording.work[i].shared >= 1;
+    for (size_t j = i; j < std::max(end, i + 1); ++j) crew_until_[j] = worth ? end : j;
+    i = std::max(end, i + 1);
+  }
 }
 
 std::unique_ptr<Frame> Plan::make_frame(const Program& program) const {

@@ -4,6 +4,7 @@
 // operators compute are then placed in one block, where those that are not alive together share bytes; views of them
 // are made once. What ATen computes, and what leaves the program, is allocated anew in every run.
 #pragma once
+#include "../ops/threads.h"
 #include "program.h"
 
 namespace zeropoint {
@@ -31,6 +32,7 @@ class Recording {
     int64_t elements = 0;
   };
   std::vector<Seen> values;
+  std::vector<SharedWork> work;  // by instruction, in total when it was done
 };
 
 class Plan {
@@ -47,6 +49,8 @@ class Plan {
   // Whether the value's tensor stays in the frame from run to run.
   bool kept(size_t value) const { return kept_[value]; }
   int64_t bytes() const { return bytes_ * frames_made_; }
+  // Where the instructions end that, from i on, are best run by a Crew; i itself where there are none.
+  size_t crew_until(size_t i) const { return crew_until_[i]; }
 
  private:
   struct Placement {
@@ -55,9 +59,11 @@ class Plan {
     ScalarType dtype = ScalarType::Byte;
   };
   std::unique_ptr<Frame> make_frame(const Program&) const;
+  void find_crews(const Program&, const Recording&);
 
   std::vector<Placement> placement_;
   std::vector<bool> done_once_, kept_;
+  std::vector<size_t> crew_until_;
   std::vector<int64_t> integers_;
   int64_t bytes_ = 0;
   std::atomic<int64_t> frames_made_{0};

@@ -407,7 +407,7 @@ std::vector<Tensor> Program::run(const std::vector<Tensor>& inputs, double* seco
   Values& values = frame->values;
   for (size_t i = 0; i < inputs_.size(); ++i) values.tensors[static_cast<size_t>(inputs_[i])] = inputs[i];
   double before = seconds ? now() : 0;
-  for (size_t i = 0; i < instructions_.size(); ++i) {
+  const auto step = [&](size_t i) {
     if (!plan->done_once(i)) {
       const Instruction& instruction = instructions_[i];
       execute(i, values, plan.get(), instruction.fixed_epilogue ? &frame->caches[i] : nullptr);
@@ -419,6 +419,17 @@ std::vector<Tensor> Program::run(const std::vector<Tensor>& inputs, double* seco
       seconds[i] = after - before;
       before = after;
     }
+  };
+  const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  for (size_t i = 0; i < instructions_.size();) {
+    const size_t end = plan->crew_until(i);
+    if (threads == 1 || end == i) {
+      step(i++);
+      continue;
+    }
+    Crew::hold(threads, [&] {
+      for (; i < end; ++i) step(i);
+    });
   }
   outputs.reserve(outputs_.size());
   for (const int64_t v : outputs_) outputs.push_back(values.tensor(v));

@@ -5,6 +5,7 @@
 #include "../engine/operators.h"
 #include "attention_mask.h"
 #include "gemm.h"
+#include "threads.h"
 
 namespace zeropoint {
 namespace {

@@ -5,6 +5,7 @@
 #include "../engine/operators.h"
 #include "../kernels/dispatch.h"
 #include "attention_mask.h"
+#include "threads.h"
 
 namespace zeropoint {
 namespace {

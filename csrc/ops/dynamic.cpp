@@ -5,6 +5,7 @@
 #include "../engine/operators.h"
 #include "gemm.h"
 #include "team.h"
+#include "threads.h"
 #include "unit_share.h"
 
 namespace zeropoint {

@@ -5,6 +5,7 @@
 #include "../engine/operators.h"
 #include "../kernels/dispatch.h"
 #include "binary_params.h"
+#include "threads.h"
 
 namespace zeropoint {
 namespace {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "threads.h"
+
 namespace zeropoint {
 
 const PackedHeader& linear_header(const char* what, const KernelTable& table, const Tensor& weight,
@@ -49,9 +51,7 @@ void run_igemm(const KernelTable& table, const IgemmParams& product, int64_t m) 
   const bool by_panels = m <= kMaxRows || (m < 8 * threads * kMaxRows && panels % threads == 0);
   // In an order of its own, a product is cut into tiles, not rows.
   const int64_t units = p.order ? m / (p.conv->out_h * p.conv->out_w) * p.tile_count : m;
-  if (threads == 1) {
-    rows(0, units);
-  } else if (by_panels) {
+  if (by_panels) {
     // Few rows are bound by reading the panels, not by multiplying.
     parallel(panels, std::max<int64_t>(m, 2) * k * panel_cols / 32, [&](int64_t begin, int64_t end) {
       table.igemm(p, 0, units, begin, end, scratch(Scratch::kWorker, scratch_bytes));

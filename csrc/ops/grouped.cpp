@@ -8,6 +8,7 @@
 #include "../kernels/dispatch.h"
 #include "../pack/grouped_pack.h"
 #include "../torch_stable.h"
+#include "threads.h"
 
 namespace zeropoint {
 namespace {

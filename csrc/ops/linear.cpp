@@ -1,6 +1,7 @@
 // zeropoint::linear and its packing.
 #include "../engine/operators.h"
 #include "gemm.h"
+#include "threads.h"
 
 namespace zeropoint {
 namespace {

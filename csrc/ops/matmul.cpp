@@ -4,6 +4,7 @@
 
 #include "../engine/operators.h"
 #include "gemm.h"
+#include "threads.h"
 
 namespace zeropoint {
 namespace {

@@ -4,6 +4,7 @@
 #include "../engine/operators.h"
 #include "../kernels/dispatch.h"
 #include "epilogue_params.h"
+#include "threads.h"
 
 namespace zeropoint {
 namespace {
@@ -53,9 +54,9 @@ PoolParams make_params(const char* what, const Tensor& x, const std::vector<int6
 }
 
 void check_window(const char* what, int64_t rows, int64_t columns) {
-  ZP_REQUIRE(rows * columns <= (int64_t{1} << 23),
-             std::string(what) + ": a window of " + std::to_string(rows) + "x" + std::to_string(columns) +
-                 " is averaged, at most 2^23 positions fit sums of 32 bits");
+  ZP_REQUIRE(rows * columns <= (int64_t{1} << 23), std::string(what) + ": a window of " + std::to_string(rows) + "x" +
+                                                       std::to_string(columns) +
+                                                       " is averaged, at most 2^23 positions fit sums of 32 bits");
 }
 
 // Averages in the input's scale and zero point.

@@ -3,6 +3,7 @@
 
 #include "../engine/operators.h"
 #include "../kernels/dispatch.h"
+#include "threads.h"
 
 namespace zeropoint {
 namespace {

@@ -4,6 +4,7 @@
 #include "../engine/operators.h"
 #include "../kernels/dispatch.h"
 #include "epilogue_params.h"
+#include "threads.h"
 
 namespace zeropoint {
 namespace {

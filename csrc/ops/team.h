@@ -1,11 +1,7 @@
 // Threads that stay together over many short steps: one parallel region and barriers between the steps, where a
 // region per step would cost more than the step.
 #pragma once
-#include <atomic>
-#include <chrono>
-#include <thread>
-
-#include "../torch_stable.h"
+#include "threads.h"
 
 namespace zeropoint {
 
@@ -22,6 +18,7 @@ class Team {
       f(0, 1, team);
       return;
     }
+    ++SharedWork::seen().teams;
     torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
       const int rank = team.joined_.fetch_add(1);
       team.present_.fetch_add(end - begin);
@@ -56,7 +53,7 @@ class Team {
     }
     for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
       if (spins < 400)
-        pause();
+        spin_pause();
       else
         std::this_thread::yield();
     }
@@ -65,12 +62,6 @@ class Team {
  private:
   Team() = default;
   enum State { kGathering, kTogether, kAlone };
-
-  static void pause() {
-#ifdef ZEROPOINT_X86
-    __builtin_ia32_pause();
-#endif
-  }
 
   std::atomic<int> joined_{0}, state_{kGathering}, size_{1};
   std::atomic<int64_t> present_{0};
