@@ -18,6 +18,7 @@ from zeropoint.graph.builder import source_name
 from zeropoint.graph.calibrate import Calibration
 from zeropoint.graph.canonicalize import canonicalize
 from zeropoint.graph.capture import Captured, CaptureError, capture
+from zeropoint.graph.cells import cells_to_layers
 from zeropoint.graph.decoder import fuse_decoder
 from zeropoint.graph.dynamic import DynamicLowering, WeightOnlyLowering
 from zeropoint.graph.fold import fold_constants, products_to_linear
@@ -69,6 +70,7 @@ def _program(
 def _simplify(module: fx.GraphModule) -> None:
     """What float models write in many ways, in one; up to the rounding of float32."""
     canonicalize(module)
+    cells_to_layers(module)
     fold_constants(module)
     products_to_linear(module)
     simplify(module)

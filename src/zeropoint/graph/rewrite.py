@@ -29,7 +29,8 @@ class Rewriter:
             return add_constant(self.module, self.graph, f"{self.node.name}_{name}", value)
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        mode = self.node.meta["val"].fake_mode
+        known = self.node.meta["val"]
+        mode = (known[0] if isinstance(known, (tuple, list)) else known).fake_mode
 
         def value(node: fx.Node) -> Any:
             if is_constant(node):
