@@ -324,11 +324,52 @@ struct Passes {
     keep(f.data(), 4 * n);
     t.requantize(ints.data(), n, 1e-7f, 9, 0, u.data());
     keep(u.data(), n);
-    BinaryParams p = {a.data(), b.data(), u.data(), 3, 200, 77, 0.7f, 0.21f, 0, 0x80, 0x80, 2, 240};
-    t.add(p, n);
-    keep(u.data(), n);
-    t.mul(p, n);
-    keep(u.data(), n);
+    const auto block = int64_t{4} * t.lanes;
+    std::vector<float> floats(static_cast<size_t>((n + block - 1) / block * block));  // in an order of the set's own
+    t.panel_floats(b.data(), n, 0x80, 200, floats.data());
+    for (const float* given : {static_cast<const float*>(nullptr), static_cast<const float*>(floats.data())})
+      for (const bool bounded : {true, false}) {
+        BinaryParams p = {a.data(), b.data(), u.data(), 3, 200, 77, 0.7f, 0.21f, bounded, 0, 0x80, 0x80, 2, 240, given};
+        t.add(p, n);
+        keep(u.data(), n);
+        t.mul(p, n);
+        keep(u.data(), n);
+      }
+    for (const int64_t planes : {1, 3, 4}) {
+      const int64_t plane = n / planes;
+      t.interleave_planes(a.data(), plane, planes, plane, u.data());
+      keep(u.data(), plane * planes);
+    }
+    // Windows of 2x3 on 3x5 pixels of n channels, steps of 1 and 2, one row of padding.
+    Bytes map(static_cast<size_t>(15 * n)), pooled(static_cast<size_t>(8 * n));
+    for (size_t k = 0; k < map.size(); ++k) map[k] = a[k % a.size()] ^ static_cast<uint8_t>(k / a.size() * 29);
+    PoolParams pool = {};
+    pool.x = map.data();
+    pool.conv = {.in_h = 3,
+                 .in_w = 5,
+                 .out_h = 4,
+                 .out_w = 2,
+                 .kernel_w = 3,
+                 .stride_h = 1,
+                 .stride_w = 2,
+                 .pad_h = 1,
+                 .pad_w = 0,
+                 .dilation_h = 1,
+                 .dilation_w = 1,
+                 .row_stride = 5 * n,
+                 .image_stride = 15 * n};
+    pool.channels = n;
+    pool.kernel_h = 2;
+    pool.out = pooled.data();
+    pool.zero_point = 3;
+    pool.out_zero_point = 77;
+    pool.in_xor = pool.out_xor = 0x80;
+    pool.lo = 2;
+    pool.hi = 240;
+    t.max_pool(pool, 0, 4);
+    keep(pooled.data(), 8 * n);
+    t.avg_pool(pool, 0, 4);
+    keep(pooled.data(), 8 * n);
     t.lookup(a.data(), n, table.data(), u.data());
     keep(u.data(), n);
     float range[2];
