@@ -148,13 +148,13 @@ void Plan::find_crews(const Program& program, const Recording& recording) {
       return !std::all_of(instruction.results.begin(), instruction.results.end(), [&](int64_t r) {
         return r >= 0 && recording.values[static_cast<size_t>(r)].root != static_cast<size_t>(r);
       });
-    return i > 0 && recording.work[i].teams != recording.work[i - 1].teams;
+    return recording.work[i + 1].teams != recording.work[i].teams;
   };
   crew_until_.resize(count);
   for (size_t i = 0; i < count;) {
     size_t end = i;
     while (end < count && !alone(end)) ++end;
-    const bool worth = end > i + 1 && recording.work[end - 1].shared - recording.work[i].shared >= 1;
+    const bool worth = recording.work[end].shared - recording.work[i].shared > 1;
     for (size_t j = i; j < std::max(end, i + 1); ++j) crew_until_[j] = worth ? end : j;
     i = std::max(end, i + 1);
   }

@@ -32,7 +32,8 @@ class Recording {
     int64_t elements = 0;
   };
   std::vector<Seen> values;
-  std::vector<SharedWork> work;  // by instruction, in total when it was done
+  // Totals before each instruction, and after the last.
+  std::vector<SharedWork> work{SharedWork::seen()};
 };
 
 class Plan {

@@ -221,7 +221,7 @@ struct KernelTable {
   void (*rotate_row)(const float* x, const float* cos, const float* sin, int64_t n, float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*lookup)(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
-  void (*interleave_planes)(const uint8_t* x, int64_t plane, int64_t channels, int64_t n, uint8_t* out);
+  void (*interleave_planes)(const uint8_t* x, int64_t plane, int64_t step, int64_t channels, int64_t n, uint8_t* out);
   void (*mix_pixels)(const uint8_t* q0, const uint8_t* q1, int64_t channels, float weight, uint8_t flip, float* out);
   void (*mix_rows)(const float* a, const float* b, int64_t n, float weight, uint8_t flip, uint8_t* out);
   void (*embedding_row)(const uint8_t* q, int64_t n, bool four_bits, float scale, float zero_point, float* out);

@@ -88,11 +88,8 @@ const uint8_t* padded_copy(const Tensor& x, uint8_t zero_point, ConvGeometry& g)
       out += from.pad_w * channels;
       if (stride[1] == 1 && stride[4] == channels)
         std::memcpy(out, in, static_cast<size_t>(from.in_w * channels));
-      else if (stride[4] == 1)
-        kernel.interleave_planes(in, stride[1], channels, from.in_w, out);
       else
-        for (int64_t w = 0; w < from.in_w; ++w)
-          for (int64_t c = 0; c < channels; ++c) out[w * channels + c] = in[w * stride[4] + c * stride[1]];
+        kernel.interleave_planes(in, stride[1], stride[4], channels, from.in_w, out);
       if (flip)
         for (int64_t i = 0; i < from.in_w * channels; ++i) out[i] ^= flip;
       std::fill_n(out + from.in_w * channels, from.pad_w * channels, zero_point);

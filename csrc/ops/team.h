@@ -22,12 +22,7 @@ class Team {
     torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
       const int rank = team.joined_.fetch_add(1);
       team.present_.fetch_add(end - begin);
-      const auto patience = std::chrono::steady_clock::now() + std::chrono::milliseconds(2);
-      for (int64_t spins = 0; team.present_.load() < threads && team.state_.load() == kGathering; ++spins)
-        if (spins % 64 == 63) {
-          if (std::chrono::steady_clock::now() > patience) break;
-          std::this_thread::yield();
-        }
+      gathered([&] { return team.present_.load() >= threads || team.state_.load() != kGathering; });
       // The first to decide decides for all; the last may come while another gives up.
       const int wanted = team.present_.load() == threads ? kTogether : kAlone;
       int decision = kGathering;
@@ -51,12 +46,7 @@ class Team {
       round_.store(round + 1, std::memory_order_release);
       return;
     }
-    for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
-      if (spins < 400)
-        spin_pause();
-      else
-        std::this_thread::yield();
-    }
+    for (int64_t turn = 0; round_.load(std::memory_order_acquire) == round; ++turn) spin(turn, 400);
   }
 
  private:

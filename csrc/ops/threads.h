@@ -11,10 +11,25 @@
 
 namespace zeropoint {
 
-inline void spin_pause() {
+// One turn of waiting for another thread, awake for the first `awake` of them.
+inline void spin(int64_t turn, int64_t awake) {
+  if (turn >= awake) return std::this_thread::yield();
 #ifdef ZEROPOINT_X86
   __builtin_ia32_pause();
 #endif
+}
+
+// Waits for threads that a parallel region may not have started (a busy pool, a nested region), but not for long.
+// Whether it is `ready`.
+template <class F>
+bool gathered(const F& ready) {
+  const auto patience = std::chrono::steady_clock::now() + std::chrono::milliseconds(2);
+  for (int64_t turn = 0; !ready(); ++turn)
+    if (turn % 64 == 63) {
+      if (std::chrono::steady_clock::now() > patience) return false;
+      std::this_thread::yield();
+    }
+  return true;
 }
 
 // What the operators on this thread asked for so far, for the engine: how often work was worth sharing, and how often a
@@ -86,7 +101,7 @@ class Crew {
       else
         ++others;
     }
-    for (int64_t spins = 0; finished_.load(std::memory_order_acquire) < others; ++spins) wait(spins);
+    for (int64_t turn = 0; finished_.load(std::memory_order_acquire) < others; ++turn) spin(turn, kAwake);
     current() = this;
     if (failed_.load(std::memory_order_relaxed)) {
       failed_.store(false, std::memory_order_relaxed);
@@ -114,19 +129,13 @@ class Crew {
     Counted& operator=(const Counted&) = delete;
   };
 
+  static constexpr int64_t kAwake = 4000;
   enum State { kGathering, kOpen, kClosed };
   struct alignas(64) Claim {
     std::atomic<uint64_t> round{0};
   };
 
   explicit Crew(int64_t threads) : size_(threads), claims_(new Claim[static_cast<size_t>(threads)]) {}
-
-  static void wait(int64_t spins) {
-    if (spins < 4000)
-      spin_pause();
-    else
-      std::this_thread::yield();
-  }
 
   // Whoever claims a part of a round runs it; the round is not over before. Rounds only grow, and all parts of a round
   // that is over are claimed, so that who comes late claims nothing.
@@ -146,15 +155,13 @@ class Crew {
 
   void serve(int64_t rank) {
     // A holder that does not come, as its thread takes no part, is not waited for.
-    const auto patience = std::chrono::steady_clock::now() + std::chrono::milliseconds(2);
-    for (int64_t spins = 0; state_.load() == kGathering; ++spins)
-      if (spins % 64 == 63 && std::chrono::steady_clock::now() > patience) return;
+    if (!gathered([&] { return state_.load() != kGathering; })) return;
     uint64_t seen = 0;
-    for (int64_t spins = 0;; ++spins) {
+    for (int64_t turn = 0;; ++turn) {
       const uint64_t posted = posted_.load(std::memory_order_acquire);
       if (posted != seen) {
         seen = posted;
-        spins = 0;
+        turn = 0;
         if (rank < static_cast<int64_t>(posted & 0xFFFF) && claim(rank, posted >> 16)) {
           attempt(rank);
           finished_.fetch_add(1, std::memory_order_release);
@@ -162,7 +169,7 @@ class Crew {
       } else if (state_.load(std::memory_order_acquire) == kClosed) {
         return;
       } else {
-        wait(spins);
+        spin(turn, kAwake);
       }
     }
   }

@@ -337,7 +337,7 @@ struct Passes {
       }
     for (const int64_t planes : {1, 3, 4}) {
       const int64_t plane = n / planes;
-      t.interleave_planes(a.data(), plane, planes, plane, u.data());
+      t.interleave_planes(a.data(), plane, 1, planes, plane, u.data());
       keep(u.data(), plane * planes);
     }
     // Windows of 2x3 on 3x5 pixels of n channels, steps of 1 and 2, one row of padding.

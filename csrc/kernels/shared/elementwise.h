@@ -98,10 +98,11 @@ void rotate_row(const float* __restrict x, const float* __restrict cos, const fl
   for (int64_t i = 0; i < n; ++i) out[i] = table[x[i]];
 }
 
-// A line of `n` pixels of each of the channels, `plane` bytes apart, to channels side by side. Three are those of
-// photographs, and vectorise where their number is known.
-void interleave_planes(const uint8_t* x, int64_t plane, int64_t channels, int64_t n, uint8_t* __restrict out) {
-  if (channels == 3) {
+// A line of `n` pixels, `step` bytes apart, of each of the channels, `plane` bytes apart, to channels side by side.
+// Three planes are those of photographs, and vectorise where that is known.
+void interleave_planes(const uint8_t* x, int64_t plane, int64_t step, int64_t channels, int64_t n,
+                       uint8_t* __restrict out) {
+  if (channels == 3 && step == 1) {
     const uint8_t* __restrict a = x, * __restrict b = x + plane, * __restrict c = x + 2 * plane;
     for (int64_t i = 0; i < n; ++i) {
       out[3 * i] = a[i];
@@ -111,7 +112,7 @@ void interleave_planes(const uint8_t* x, int64_t plane, int64_t channels, int64_
     return;
   }
   for (int64_t i = 0; i < n; ++i)
-    for (int64_t c = 0; c < channels; ++c) out[i * channels + c] = x[c * plane + i];
+    for (int64_t c = 0; c < channels; ++c) out[i * channels + c] = x[c * plane + i * step];
 }
 
 }  // namespace
