@@ -42,8 +42,8 @@ struct SharedWork {
   }
 };
 
-// Threads that wait, spinning, for parts of the work of the one that holds them. A part that its thread has not begun
-// when the holder is done with its own is the holder's: nobody waits for a thread that the system has put to sleep.
+// Threads that wait, spinning, for shares of the work of the one that holds them. What a thread has not begun of its
+// share when another is done is the other's: nobody waits for a thread that the system has put to sleep.
 class Crew {
  public:
   // Runs f() on this thread, with up to `threads` - 1 others at hand for `parallel`; without them where there are more
@@ -84,23 +84,20 @@ class Crew {
     return crew;
   }
 
-  // f(part) for the parts [0, parts), each once, parts <= size().
+  // f(share, piece) for the pieces [0, pieces) of the shares [0, shares), each once; shares <= size(), and both at most
+  // kMost. A thread takes the pieces of its own share in order, then what is left of the others', so that threads that
+  // the system slows down hold up nobody for longer than a piece.
+  static constexpr int64_t kMost = 0xFFFF;
   template <class F>
-  void run(int64_t parts, const F& f) {
-    call_ = [](const void* context, int64_t part) { (*static_cast<const F*>(context))(part); };
+  void run(int64_t shares, int64_t pieces, const F& f) {
+    call_ = [](const void* context, int64_t share, int64_t piece) { (*static_cast<const F*>(context))(share, piece); };
     context_ = &f;
     finished_.store(0, std::memory_order_relaxed);
-    ++round_;
-    posted_.store(round_ << 16 | static_cast<uint64_t>(parts), std::memory_order_release);
+    const Round round{++rounds_, shares, pieces};
+    posted_.store(round.packed(), std::memory_order_release);
     current() = nullptr;  // what f shares is its own affair
-    attempt(0);
-    int64_t others = 0;
-    for (int64_t part = 1; part < parts; ++part) {
-      if (claim(part, round_))
-        attempt(part);
-      else
-        ++others;
-    }
+    int64_t others = shares * pieces;
+    take(round, 0, [&](int64_t taken) { others -= taken; });
     for (int64_t turn = 0; finished_.load(std::memory_order_acquire) < others; ++turn) spin(turn, kAwake);
     current() = this;
     if (failed_.load(std::memory_order_relaxed)) {
@@ -131,25 +128,53 @@ class Crew {
 
   static constexpr int64_t kAwake = 4000;
   enum State { kGathering, kOpen, kClosed };
-  struct alignas(64) Claim {
-    std::atomic<uint64_t> round{0};
+  // A number, shares and pieces, as 32, 16 and 16 bits. Numbers start at 1.
+  struct Round {
+    uint64_t number;
+    int64_t shares, pieces;
+    uint64_t packed() const {
+      return number << 32 | static_cast<uint64_t>(shares) << 16 | static_cast<uint64_t>(pieces);
+    }
+    static Round of(uint64_t packed) {
+      return {packed >> 32, static_cast<int64_t>(packed >> 16 & kMost), static_cast<int64_t>(packed & kMost)};
+    }
+  };
+  // The last round that came to a share, and how many of its pieces are claimed.
+  struct alignas(64) Claims {
+    std::atomic<uint64_t> made{0};
   };
 
-  explicit Crew(int64_t threads) : size_(threads), claims_(new Claim[static_cast<size_t>(threads)]) {}
+  explicit Crew(int64_t threads) : size_(threads), claims_(new Claims[static_cast<size_t>(threads)]) {}
 
-  // Whoever claims a part of a round runs it; the round is not over before. Rounds only grow, and all parts of a round
-  // that is over are claimed, so that who comes late claims nothing.
-  bool claim(int64_t part, uint64_t round) {
-    std::atomic<uint64_t>& claimed = claims_[static_cast<size_t>(part)].round;
-    uint64_t before = claimed.load(std::memory_order_acquire);
-    return before < round && claimed.compare_exchange_strong(before, round, std::memory_order_acq_rel);
+  // The next piece of a share, or -1 where none is left. Whoever claims a piece of a round runs it; the round is not
+  // over before. Rounds only grow, and all pieces of a round that is over are claimed, so that who comes late claims
+  // nothing.
+  int64_t claim(const Round& round, int64_t share) {
+    std::atomic<uint64_t>& made = claims_[static_cast<size_t>(share)].made;
+    uint64_t before = made.load(std::memory_order_acquire);
+    for (;;) {
+      const uint64_t number = before >> 32;
+      const int64_t piece = number == round.number ? static_cast<int64_t>(before & 0xFFFFFFFF) : 0;
+      if (number > round.number || piece == round.pieces) return -1;
+      const uint64_t after = round.number << 32 | static_cast<uint64_t>(piece + 1);
+      if (made.compare_exchange_weak(before, after, std::memory_order_acq_rel)) return piece;
+    }
   }
 
-  void attempt(int64_t part) {
-    try {
-      call_(context_, part);
-    } catch (...) {
-      if (!failed_.exchange(true)) error_ = std::current_exception();
+  // Runs pieces of a round until all are claimed; tells `done` how many they were, share by share.
+  template <class F>
+  void take(const Round& round, int64_t rank, const F& done) {
+    for (int64_t i = 0; i < round.shares; ++i) {
+      const int64_t share = (rank + i) % round.shares;
+      int64_t taken = 0;
+      for (int64_t piece; (piece = claim(round, share)) >= 0; ++taken) {
+        try {
+          call_(context_, share, piece);
+        } catch (...) {
+          if (!failed_.exchange(true)) error_ = std::current_exception();
+        }
+      }
+      if (taken) done(taken);
     }
   }
 
@@ -162,10 +187,7 @@ class Crew {
       if (posted != seen) {
         seen = posted;
         turn = 0;
-        if (rank < static_cast<int64_t>(posted & 0xFFFF) && claim(rank, posted >> 16)) {
-          attempt(rank);
-          finished_.fetch_add(1, std::memory_order_release);
-        }
+        take(Round::of(posted), rank, [&](int64_t taken) { finished_.fetch_add(taken, std::memory_order_release); });
       } else if (state_.load(std::memory_order_acquire) == kClosed) {
         return;
       } else {
@@ -175,13 +197,13 @@ class Crew {
   }
 
   const int64_t size_;
-  std::unique_ptr<Claim[]> claims_;
-  uint64_t round_ = 0;
-  void (*call_)(const void*, int64_t) = nullptr;
+  std::unique_ptr<Claims[]> claims_;
+  uint64_t rounds_ = 0;
+  void (*call_)(const void*, int64_t, int64_t) = nullptr;
   const void* context_ = nullptr;
-  std::exception_ptr error_;  // of the first part that failed
+  std::exception_ptr error_;  // of the first piece that failed
   std::atomic<bool> failed_{false};
-  alignas(64) std::atomic<uint64_t> posted_{0};  // round and its parts
+  alignas(64) std::atomic<uint64_t> posted_{0};  // the Round
   alignas(64) std::atomic<int64_t> finished_{0};
   alignas(64) std::atomic<int> state_{kGathering};
 };
@@ -199,8 +221,14 @@ void parallel(int64_t n, int64_t cost, const F& f) {
   ++SharedWork::seen().shared;
   Crew* crew = Crew::current();
   if (!crew) return torch::stable::parallel_for(0, n, grain, f);
-  const int64_t parts = std::min(crew->size(), (n + grain - 1) / grain);
-  crew->run(parts, [&](int64_t part) { f(n * part / parts, n * (part + 1) / parts); });
+  const int64_t shares = std::min(crew->size(), (n + grain - 1) / grain);
+  // Long enough that what a piece costs by itself, some tenths of a microsecond, is lost in it.
+  constexpr int64_t kPiece = 4, kPieces = 16;
+  const int64_t pieces = std::clamp<int64_t>(n / (kPiece * grain * shares), 1, kPieces), all = shares * pieces;
+  crew->run(shares, pieces, [&](int64_t share, int64_t piece) {
+    const int64_t at = share * pieces + piece;
+    f(n * at / all, n * (at + 1) / all);
+  });
 }
 
 }  // namespace zeropoint

@@ -23,12 +23,12 @@ def torch_threads(count):
 
 
 class Mixed(nn.Module):
-    """Layers that are worth sharing, with a float operator of ATen's between them and a recurrent layer."""
+    """Layers that are worth sharing, the first in several pieces for each thread, with a float operator of ATen's between them and a recurrent layer."""
 
     def __init__(self):
         super().__init__()
         self.embedding = nn.Embedding(50, 256)
-        self.first, self.second = (nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 256)) for _ in "ab")
+        self.first, self.second = (nn.Sequential(nn.Linear(256, 2048), nn.ReLU(), nn.Linear(2048, 256)) for _ in "ab")
         self.lstm = nn.LSTM(256, 256, batch_first=True)
 
     def forward(self, x):
