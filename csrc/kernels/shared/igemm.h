@@ -60,70 +60,74 @@ inline const uint8_t* first_tap(const IgemmParams& p, const RowCursor& c) {
          (c.oh * g.stride_h - g.pad_h) * g.row_stride + (c.ow * g.stride_w - g.pad_w) * p.a_stride;
 }
 
+// The output positions all of whose taps are inside, along each dimension; found once, as pointers are made for few
+// products each.
+struct Inside {
+  int64_t d0 = 0, d1 = 0, h0 = 0, h1 = 0, w0 = 0, w1 = 0, kernel_d = 1;
+
+  static void bounds(int64_t in, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation, int64_t& first,
+                     int64_t& end) {
+    const int64_t last = in - 1 - (kernel - 1) * dilation + pad;  // input position of the last one's first tap, padded
+    first = ceil_div(pad, stride);
+    end = last < 0 ? 0 : last / stride + 1;
+  }
+  explicit Inside(const IgemmParams& p) {
+    if (!p.conv) return;
+    const ConvGeometry& g = *p.conv;
+    kernel_d = p.unique_taps / (g.kernel_w * g.kernel_h);
+    bounds(g.in_d, kernel_d, g.stride_d, g.pad_d, g.dilation_d, d0, d1);
+    bounds(g.in_h, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h, h0, h1);
+    bounds(g.in_w, g.kernel_w, g.stride_w, g.pad_w, g.dilation_w, w0, w1);
+  }
+  bool line(const RowCursor& c) const { return c.od >= d0 && c.od < d1 && c.oh >= h0 && c.oh < h1; }
+  bool holds(const RowCursor& c) const { return line(c) && c.ow >= w0 && c.ow < w1; }
+};
+
 // The first tap's addresses of the `rows` output rows from the cursor on, if all their taps are inside; else false,
 // with the cursor where it was. The taps are at the same offsets from them.
-inline bool row_bases(const IgemmParams& p, int rows, RowCursor& c, const uint8_t** bases) {
+inline bool row_bases(const IgemmParams& p, const Inside& inside, int rows, RowCursor& c, const uint8_t** bases) {
   const ConvGeometry& g = *p.conv;
-  const bool padded = g.pad_h != 0 || g.pad_w != 0 || g.pad_d != 0;
-  const int64_t kernel_d = p.unique_taps / (g.kernel_w * g.kernel_h), step = g.stride_w * p.a_stride;
-  const int64_t last_d = g.in_d - (kernel_d - 1) * g.dilation_d, last_h = g.in_h - (g.kernel_h - 1) * g.dilation_h,
-                last_w = g.in_w - (g.kernel_w - 1) * g.dilation_w;
+  const int64_t step = g.stride_w * p.a_stride;
   const RowCursor before = c;
-  const uint8_t* next = first_tap(p, c);
-  for (int r = 0; r < rows; ++r) {
-    if (padded) {
-      const int64_t d = c.od * g.stride_d - g.pad_d, h = c.oh * g.stride_h - g.pad_h, w = c.ow * g.stride_w - g.pad_w;
-      if (d < 0 || d >= last_d || h < 0 || h >= last_h || w < 0 || w >= last_w) {
-        c = before;
-        return false;
-      }
+  for (int r = 0; r < rows;) {  // line by line
+    const int64_t left = g.out_w - c.ow, count = rows - r < left ? rows - r : left;
+    if (!inside.line(c) || c.ow < inside.w0 || c.ow + count > inside.w1) {
+      c = before;
+      return false;
     }
-    bases[r] = next;
-    next += step;
+    const uint8_t* next = first_tap(p, c);
+    for (const int64_t end = r + count; r < end; ++r, next += step) bases[r] = next;
+    c.ow += count - 1;
     advance(g, c);
-    if (c.ow == 0) next = first_tap(p, c);
   }
   return true;
 }
 
 // Fills pointers[tap * kMaxRows + r] for the `rows` output rows from the cursor on, and moves it past them.
-inline void row_pointers(const IgemmParams& p, const int64_t* offsets, int64_t m, int rows, RowCursor& c,
-                         const uint8_t** pointers) {
+inline void row_pointers(const IgemmParams& p, const Inside& inside, const int64_t* offsets, int64_t m, int rows,
+                         RowCursor& c, const uint8_t** pointers) {
   if (!p.conv) {
     for (int r = 0; r < rows; ++r)
       for (int64_t t = 0; t < p.taps; ++t) pointers[t * kMaxRows + r] = p.a + (m + r) * p.a_stride;
     return;
   }
   const ConvGeometry& g = *p.conv;
-  if (g.pad_h == 0 && g.pad_w == 0 && g.pad_d == 0) {  // every tap is inside
-    const uint8_t* base = first_tap(p, c);
-    const int64_t step = g.stride_w * p.a_stride;
-    for (int r = 0; r < rows; ++r) {
-      for (int64_t t = 0; t < p.taps; ++t) pointers[t * kMaxRows + r] = base + offsets[t];
-      base += step;
-      advance(g, c);
-      if (c.ow == 0) base = first_tap(p, c);
-    }
-    return;
-  }
-  const int64_t kernel_d = p.unique_taps / (g.kernel_w * g.kernel_h);
-  const int64_t last_d = g.in_d - (kernel_d - 1) * g.dilation_d, last_h = g.in_h - (g.kernel_h - 1) * g.dilation_h,
-                last_w = g.in_w - (g.kernel_w - 1) * g.dilation_w;
   for (int r = 0; r < rows; ++r, advance(g, c)) {
-    const int64_t d0 = c.od * g.stride_d - g.pad_d, h0 = c.oh * g.stride_h - g.pad_h, w0 = c.ow * g.stride_w - g.pad_w;
     const uint8_t* base = first_tap(p, c);
     const uint8_t** dst = pointers + r;
-    if (d0 >= 0 && d0 < last_d && h0 >= 0 && h0 < last_h && w0 >= 0 && w0 < last_w) {
+    if (inside.holds(c)) {
       for (int64_t t = 0; t < p.taps; ++t) dst[t * kMaxRows] = base + offsets[t];
       continue;
     }
-    for (int64_t t = 0; t < p.taps; ++t) {
-      const int64_t tap = t % p.unique_taps, row = tap / g.kernel_w;
-      const int64_t d = d0 + row / g.kernel_h * g.dilation_d, h = h0 + row % g.kernel_h * g.dilation_h,
-                    w = w0 + tap % g.kernel_w * g.dilation_w;
-      const bool inside = d >= 0 && d < g.in_d && h >= 0 && h < g.in_h && w >= 0 && w < g.in_w;
-      dst[t * kMaxRows] = inside ? base + offsets[t] : p.pad_row;
-    }
+    const int64_t d0 = c.od * g.stride_d - g.pad_d, h0 = c.oh * g.stride_h - g.pad_h, w0 = c.ow * g.stride_w - g.pad_w;
+    // Without a division per tap: each takes as long as a product of two registers' worth of terms.
+    for (int64_t t = 0; t < p.taps;)
+      for (int64_t d = d0; d < d0 + inside.kernel_d * g.dilation_d; d += g.dilation_d)
+        for (int64_t h = h0; h < h0 + g.kernel_h * g.dilation_h; h += g.dilation_h) {
+          const bool line = d >= 0 && d < g.in_d && h >= 0 && h < g.in_h;
+          for (int64_t i = 0, w = w0; i < g.kernel_w; ++i, ++t, w += g.dilation_w)
+            dst[t * kMaxRows] = line && w >= 0 && w < g.in_w ? base + offsets[t] : p.pad_row;
+        }
   }
 }
 
@@ -521,6 +525,7 @@ void igemm_ordered(const IgemmParams& p, int64_t tile0, int64_t tile1, int64_t p
   auto* pointers = reinterpret_cast<const uint8_t**>(scratch + p.taps * sizeof(int64_t));
   auto* kept = reinterpret_cast<int32_t*>(scratch + (kChunkRows<V> + 1) * p.taps * sizeof(void*));
   tap_offsets(p, offsets);
+  const Inside inside(p);
   int64_t places[kChunkRows<V>];
   Tile tiles[kChunkTiles<V>];
   for (int64_t chunk = tile0; chunk < tile1; chunk += kChunkTiles<V>) {
@@ -532,7 +537,7 @@ void igemm_ordered(const IgemmParams& p, int64_t tile0, int64_t tile1, int64_t p
       const uint8_t** block = pointers + i * kMaxRows * p.taps;
       for (int r = 0; r < rows; ++r) {
         RowCursor cursor{image, 0, pixels[r] / g.out_w, pixels[r] % g.out_w};
-        row_pointers(p, offsets, 0, 1, cursor, block + r);
+        row_pointers(p, inside, offsets, 0, 1, cursor, block + r);
         places[i * kMaxRows + r] = image * area + pixels[r];
       }
       const int64_t taps = keep_taps(p, rows, block, kept + i * p.taps);
@@ -554,6 +559,7 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
   const int64_t stride = p.pieces ? gathered_stride(p) : 0;
   tap_offsets(p, offsets);
   RowCursor cursor = p.conv ? cursor_at(*p.conv, m0) : RowCursor{};
+  const Inside inside(p);
   int64_t places[kChunkRows<V>];
   Tile tiles[kChunkTiles<V>];
   for (int64_t chunk = m0; chunk < m1; chunk += kChunkRows<V>) {
@@ -564,11 +570,11 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
     int64_t m = chunk;
     for (int64_t i = 0; i < tiling.count; ++i) {
       const uint8_t** block = pointers + i * kMaxRows * p.taps;
-      const bool inside = !V::kWidenA && !p.pieces && p.conv && row_bases(p, tiling.rows(i), cursor, block);
+      const bool bases = !V::kWidenA && !p.pieces && p.conv && row_bases(p, inside, tiling.rows(i), cursor, block);
       if (p.pieces)
         gathered_pointers(p, gathered + (m - chunk) * stride, stride, tiling.rows(i), block);
-      else if (!inside)
-        row_pointers(p, offsets, m, tiling.rows(i), cursor, block);
+      else if (!bases)
+        row_pointers(p, inside, offsets, m, tiling.rows(i), cursor, block);
       if constexpr (V::kWidenA) {
         // The 16-bit copies of each row's taps, side by side; repeated taps share one copy.
         auto* wide = reinterpret_cast<int16_t*>(gathered + chunk_pieces<V>(p));
@@ -583,7 +589,7 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
             block[t * kMaxRows + r] = block[(t - p.unique_taps) * kMaxRows + r];
         }
       }
-      tiles[i] = {tiling.rows(i), m, places + (m - chunk), block, p.taps, nullptr, inside ? offsets : nullptr};
+      tiles[i] = {tiling.rows(i), m, places + (m - chunk), block, p.taps, nullptr, bases ? offsets : nullptr};
       m += tiling.rows(i);
     }
     multiply_tiles<V>(p, tiles, tiling.count, groups, panel0, panel1);

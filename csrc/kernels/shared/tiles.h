@@ -58,13 +58,14 @@ inline void gather_rows(const IgemmParams& p, const TileSteps& steps, const int6
                         RowCursor& cursor, const uint8_t** pointers, uint8_t* pieces, uint8_t* out) {
   __builtin_memset(out, 0, static_cast<size_t>(kTileChunk * steps.count * kTileBytes));
   const int64_t stride = p.pieces ? gathered_stride(p) : 0;
+  const Inside inside(p);
   if (p.pieces) gather_pieces(p, offsets, rows, cursor, pieces);
   for (int64_t first = 0; first < rows; first += kMaxRows) {
     const int count = static_cast<int>(rows - first < kMaxRows ? rows - first : kMaxRows);
     if (p.pieces)
       gathered_pointers(p, pieces + first * stride, stride, count, pointers);
     else
-      row_pointers(p, offsets, m + first, count, cursor, pointers);
+      row_pointers(p, inside, offsets, m + first, count, cursor, pointers);
     for (int r = 0; r < count; ++r) {
       const int64_t row = first + r;
       uint8_t* block = out + (row / kTileRows * steps.count * kTileRows + row % kTileRows) * kTileBytes;
