@@ -1,7 +1,7 @@
 """What runs the networks: zeropoint and its peers, each quantized by its own tools to int8 (weights per channel).
 
-A stack takes a network, example inputs, calibration inputs and the number of threads, and gives a function that runs the
-example and returns the first output; None where it does not apply.
+A stack takes a network, example inputs, calibration inputs and the number of threads, and gives a function that binds
+inputs: what it returns runs them and returns the first output. None where a stack does not apply.
 """
 
 from __future__ import annotations
@@ -22,10 +22,15 @@ from zeropoint.quantization import quantize_weight_only
 
 Inputs = tuple[torch.Tensor, ...]
 Run = Callable[[], torch.Tensor]
+Bind = Callable[[Inputs], Run]
 
 
-def float32(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Run:
-    return lambda: network.model(*example)
+def _calls(module: Callable[..., torch.Tensor]) -> Bind:
+    return lambda inputs: lambda: module(*inputs)
+
+
+def float32(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Bind:
+    return _calls(network.model)
 
 
 def zeropoint_program(network: Network, example: Inputs, calibration: list[Inputs]) -> Any:
@@ -38,16 +43,14 @@ def zeropoint_program(network: Network, example: Inputs, calibration: list[Input
     return zp.quantize(network.model, calibration)
 
 
-def zeropoint(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Run:
-    program = zeropoint_program(network, example, calibration)
-    return lambda: program(*example)
+def zeropoint(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Bind:
+    return _calls(zeropoint_program(network, example, calibration))
 
 
-def zeropoint_dynamic(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Run | None:
+def zeropoint_dynamic(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Bind | None:
     if network.kind in ("cnn", "rnn"):
         return None
-    program = zp.quantize(network.model, dynamic=True, example=example, group_size=None)
-    return lambda: program(*example)
+    return _calls(zp.quantize(network.model, dynamic=True, example=example, group_size=None))
 
 
 def _onnx(network: Network, example: Inputs, path: Path) -> list[str]:
@@ -96,7 +99,7 @@ def onnxruntime_model(network: Network, example: Inputs, calibration: list[Input
     return names
 
 
-def onnxruntime(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Run:
+def onnxruntime(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Bind:
     import onnxruntime as ort
 
     with tempfile.TemporaryDirectory() as folder:
@@ -104,8 +107,12 @@ def onnxruntime(network: Network, example: Inputs, calibration: list[Inputs], th
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         session = ort.InferenceSession(str(Path(folder, "int8.onnx")), options, providers=["CPUExecutionProvider"])
-    feed = {n: x.numpy() for n, x in zip(names, example, strict=True)}
-    return lambda: torch.from_numpy(session.run(None, feed)[0])
+
+    def bind(inputs: Inputs) -> Run:
+        feed = {n: x.numpy() for n, x in zip(names, inputs, strict=True)}
+        return lambda: torch.from_numpy(session.run(None, feed)[0])
+
+    return bind
 
 
 def openvino_model(network: Network, example: Inputs, calibration: list[Inputs]) -> Any:
@@ -131,7 +138,7 @@ def openvino_model(network: Network, example: Inputs, calibration: list[Inputs])
     return model
 
 
-def openvino(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Run | None:
+def openvino(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Bind | None:
     import openvino as ov
 
     model = openvino_model(network, example, calibration)
@@ -141,16 +148,20 @@ def openvino(network: Network, example: Inputs, calibration: list[Inputs], threa
     if network.kind != "decoder":  # which picks what suits its 4-bit kernels
         config["INFERENCE_PRECISION_HINT"] = "bf16" if network.kind == "transformer" else "f32"
     request = ov.Core().compile_model(model, "CPU", config).create_infer_request()
-    inputs = [x.numpy() for x in example]
 
-    def run() -> torch.Tensor:
-        request.infer(inputs, share_inputs=True, share_outputs=True)
-        return torch.from_numpy(request.get_output_tensor(0).data.copy())
+    def bind(inputs: Inputs) -> Run:
+        arrays = [x.numpy() for x in inputs]
 
-    return run
+        def run() -> torch.Tensor:
+            request.infer(arrays, share_inputs=True, share_outputs=True)
+            return torch.from_numpy(request.get_output_tensor(0).data.copy())
+
+        return run
+
+    return bind
 
 
-def torch_ao(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Run:
+def torch_ao(network: Network, example: Inputs, calibration: list[Inputs], threads: int) -> Bind:
     """FX graph mode with oneDNN for CNNs; dynamic for the others."""
     import torch.ao.quantization as taq
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
@@ -162,17 +173,17 @@ def torch_ao(network: Network, example: Inputs, calibration: list[Inputs], threa
             dynamic = taq.quantize_dynamic(
                 copy.deepcopy(network.model), {torch.nn.Linear, torch.nn.LSTM}, dtype=torch.qint8
             )  # fmt: skip
-            return lambda: dynamic(*example)
+            return _calls(dynamic)
         torch.backends.quantized.engine = "onednn"
         mapping = taq.get_default_qconfig_mapping("onednn")
         prepared = prepare_fx(copy.deepcopy(network.model), mapping, example)
         for batch in calibration:
             prepared(*batch)
         static = convert_fx(prepared)
-    return lambda: static(*example)
+    return _calls(static)
 
 
-STACKS: dict[str, Callable[[Network, Inputs, list[Inputs], int], Run | None]] = {
+STACKS: dict[str, Callable[[Network, Inputs, list[Inputs], int], Bind | None]] = {
     "float32": float32,
     "zeropoint": zeropoint,
     "zeropoint dynamic": zeropoint_dynamic,
