@@ -32,8 +32,14 @@ def _as_layer(module: fx.GraphModule, node: fx.Node) -> None:
         return
     rewriter = Rewriter(module, node)
     is_lstm = node.target is aten.lstm_cell.default
-    states = [rewriter.call(aten.unsqueeze.default, s, 0) for s in (a["hx"] if is_lstm else [a["hx"]])]
-    x = rewriter.call(aten.unsqueeze.default, a["input"], 0)
+
+    def view(target: Any, value: fx.Node) -> fx.Node:
+        call = rewriter.call(target, value, 0)
+        call.meta["added"] = True
+        return call
+
+    states = [view(aten.unsqueeze.default, s) for s in (a["hx"] if is_lstm else [a["hx"]])]
+    x = view(aten.unsqueeze.default, a["input"])
     options = (bool(biases), 1, 0.0, False, False, False)  # of one layer in one direction, in eval mode
     with module.graph.inserting_before(node):
         layer = module.graph.call_function(
@@ -43,8 +49,7 @@ def _as_layer(module: fx.GraphModule, node: fx.Node) -> None:
     layer.meta = {**node.meta, "val": tuple(s.meta["val"] for s in (states[0], *states))}
 
     def final(index: int) -> fx.Node:
-        part = rewriter.call(operator.getitem, layer, index)
-        return rewriter.call(aten.squeeze.dim, part, 0)
+        return view(aten.squeeze.dim, rewriter.call(operator.getitem, layer, index))
 
     if not is_lstm:
         rewriter.replace(final(1))
