@@ -74,6 +74,12 @@ struct Inside {
   explicit Inside(const IgemmParams& p) {
     if (!p.conv) return;
     const ConvGeometry& g = *p.conv;
+    if (g.pad_d == 0 && g.pad_h == 0 && g.pad_w == 0) {  // all are, also of taps that were put together
+      d1 = g.out_d;
+      h1 = g.out_h;
+      w1 = g.out_w;
+      return;
+    }
     kernel_d = p.unique_taps / (g.kernel_w * g.kernel_h);
     bounds(g.in_d, kernel_d, g.stride_d, g.pad_d, g.dilation_d, d0, d1);
     bounds(g.in_h, g.kernel_h, g.stride_h, g.pad_h, g.dilation_h, h0, h1);
