@@ -10,6 +10,7 @@ import torch
 import zeropoint as zp
 from zeropoint import QuantizationError
 from zeropoint.quantization import (
+    ClipWeightedHistogramObserver,
     FixedQParamsObserver,
     HistogramObserver,
     MinMaxObserver,
@@ -33,10 +34,11 @@ ALL = [
     MinMaxObserver,
     MovingAverageMinMaxObserver,
     HistogramObserver,
+    ClipWeightedHistogramObserver,
     PerChannelMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
 ]
-MERGEABLE = [MinMaxObserver, HistogramObserver, PerChannelMinMaxObserver]
+MERGEABLE = [MinMaxObserver, HistogramObserver, ClipWeightedHistogramObserver, PerChannelMinMaxObserver]
 
 
 @pytest.mark.parametrize("cls", ALL)
@@ -91,7 +93,7 @@ def test_merge_is_as_if_one_had_seen_all(cls):
     first(a), second(b), both(a), both(b)
     first.merge(second)
     scale, other = first.calculate_qparams()[0], both.calculate_qparams()[0]
-    if cls is HistogramObserver:  # bins are laid over anew, in another order
+    if issubclass(cls, HistogramObserver):  # bins are laid over anew, in another order
         assert torch.allclose(scale, other, rtol=0.05)
         assert float(first.histogram.sum()) == pytest.approx(2400, rel=1e-4)
     else:
@@ -220,3 +222,78 @@ def test_prepared_model_can_be_saved():
     buffer.seek(0)
     again = torch.load(buffer, weights_only=False)
     assert torch.equal(again[0].activation_post_process.histogram, prepared[0].activation_post_process.histogram)
+
+
+_SAMPLES = {
+    "normal": lambda g: torch.randn(20_000, generator=g),
+    "relu": lambda g: torch.randn(20_000, generator=g).relu(),
+    "negative": lambda g: -torch.rand(20_000, generator=g) - 1,
+    "heavy": lambda g: torch.randn(20_000, generator=g) ** 5,
+    "outlier": lambda g: torch.cat([torch.randn(20_000, generator=g), torch.tensor([-30.0, 90.0])]),
+}
+
+
+@pytest.mark.parametrize("kind", _SAMPLES)
+@pytest.mark.parametrize("weight", [0.5, 3.0, 100.0])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_no_other_range_has_less_of_the_weighted_error(kind, weight, symmetric):
+    x = _SAMPLES[kind](torch.Generator().manual_seed(3)).double()
+    kwargs = {"dtype": zp.qint8, "qscheme": zp.per_tensor_symmetric} if symmetric else {}
+    observer = ClipWeightedHistogramObserver(clip_weight=weight, **kwargs)
+    observer(x.float())
+
+    rounded = (x != 0).sum().item()  # zeros are exact
+
+    def error(low, high):
+        return rounded * (high - low) ** 2 / 255**2 / 12 + weight * ((x - x.clamp(low, high)) ** 2).sum().item()
+
+    found_low, found_high = (float(v) for v in observer._search_range())
+    assert found_low <= 0 <= found_high
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    if symmetric:
+        low, high = -max(-low, high), max(-low, high)
+    fractions = [i / 60 for i in range(61)]
+    others = [error(low * f, high * f) for f in fractions[1:]]
+    if not symmetric:
+        others += [error(low * f, high * g) for f in fractions for g in fractions if low * f != high * g]
+    assert error(found_low, found_high) <= 1.001 * min(others)
+    scale, zero_point = observer.calculate_qparams()
+    assert float(scale) == pytest.approx((found_high - found_low) / 255, rel=1e-3)
+    assert -128 <= int(zero_point) <= 255
+
+
+def test_clipping_that_counts_infinitely_is_minima_and_maxima():
+    x = torch.randn(1000)
+    without, plain = ClipWeightedHistogramObserver(clip_weight=math.inf), MinMaxObserver()
+    without(x), plain(x)
+    assert torch.allclose(without.calculate_qparams()[0], plain.calculate_qparams()[0])
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -3.0])
+def test_a_weighted_histogram_of_one_value(value):
+    observer, plain = ClipWeightedHistogramObserver(), MinMaxObserver()
+    observer(torch.full((7,), value)), plain(torch.full((7,), value))
+    assert torch.allclose(observer.calculate_qparams()[0], plain.calculate_qparams()[0])
+    assert torch.equal(observer.calculate_qparams()[1], plain.calculate_qparams()[1])
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan])
+def test_a_clip_weight_is_positive(weight):
+    with pytest.raises(QuantizationError, match="clip_weight must be positive"):
+        ClipWeightedHistogramObserver(clip_weight=weight)
+
+
+def test_the_default_of_the_one_call_has_weighted_clipping():
+    observer = zp.quantization.get_default_qconfig("zeropoint").activation()
+    assert type(observer) is ClipWeightedHistogramObserver
+    assert (observer.quant_min, observer.quant_max) == (0, 255)
+    assert type(zp.quantization.get_default_qconfig().activation()) is HistogramObserver
+    x, linear = torch.randn(64, 4) ** 5, torch.nn.Linear(4, 2)
+    for eager in (False, True):
+        y = zp.quantize(linear, [x], eager=eager)(x)
+        same, other = (
+            zp.quantize(linear, [x], eager=eager, qconfig=zp.quantization.get_default_qconfig(backend))(x)
+            for backend in ("zeropoint", "x86")
+        )
+        assert torch.equal(y, same)
+        assert not torch.equal(y, other)

@@ -25,6 +25,7 @@ from zeropoint.engine import ProgramError
 from zeropoint.errors import QuantizationError
 from zeropoint.graph import CaptureError, prepare_program
 from zeropoint.quantization import (
+    ClipWeightedHistogramObserver,
     HistogramObserver,
     MinMaxObserver,
     MovingAverageMinMaxObserver,
@@ -37,7 +38,12 @@ from zeropoint.recipe import Recipe, read_recipe, save_quantized
 
 __all__ = ["add_parser"]
 
-_OBSERVERS = {"histogram": HistogramObserver, "minmax": MinMaxObserver, "moving-average": MovingAverageMinMaxObserver}
+_OBSERVERS = {
+    "clip-weighted": ClipWeightedHistogramObserver,
+    "histogram": HistogramObserver,
+    "minmax": MinMaxObserver,
+    "moving-average": MovingAverageMinMaxObserver,
+}
 _WEIGHTS = {"channel": default_per_channel_weight_observer, "tensor": default_weight_observer}
 
 
@@ -52,8 +58,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--observer",
         choices=_OBSERVERS,
-        default="histogram",
-        help="how activation ranges are found (default: histogram)",
+        default="clip-weighted",
+        help="how activation ranges are found (default: clip-weighted)",
     )
     parser.add_argument(
         "--weights",

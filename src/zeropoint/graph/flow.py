@@ -44,7 +44,7 @@ Lowered = tuple[fx.GraphModule, list[tuple[str, str, str]]]  # a graph of operat
 
 def _mapping(qconfig: QConfig | QConfigMapping | None) -> QConfigMapping:
     if qconfig is None:
-        return get_default_qconfig_mapping()
+        return get_default_qconfig_mapping("zeropoint")
     return qconfig if isinstance(qconfig, QConfigMapping) else QConfigMapping().set_global(qconfig)
 
 
@@ -190,7 +190,8 @@ def quantize(
         calibration: inputs like those to come: tensors, tuples of arguments, or mappings of arguments by name.
         weight_bits: 4 or 8, for weights only.
         example: of ``dynamic`` and ``weight_bits``: one batch, to capture the model with.
-        qconfig: of static quantization: one for all, or a :class:`QConfigMapping`; None in it leaves layers float.
+        qconfig: of static quantization: one for all, or a :class:`QConfigMapping`; None in it leaves layers float. By default
+            ``get_default_qconfig("zeropoint")``.
         group_size: of ``dynamic``; None for whole rows. Of ``weight_bits``: inputs that share a scale.
         eager: run module by module in any case.
 

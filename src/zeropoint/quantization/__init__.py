@@ -60,6 +60,7 @@ from zeropoint.quantization.granularity import (
 )
 from zeropoint.quantization.learnable_fake_quantize import LearnableFakeQuantize
 from zeropoint.quantization.observer import (
+    ClipWeightedHistogramObserver,
     FixedQParamsObserver,
     HistogramObserver,
     MinMaxObserver,
@@ -235,6 +236,7 @@ __all__ = [
     "FixedQParamsFakeQuantize",
     "FixedQParamsObserver",
     "FusedMovingAvgObsFakeQuantize",
+    "ClipWeightedHistogramObserver",
     "HistogramObserver",
     "MinMaxObserver",
     "MovingAverageMinMaxObserver",

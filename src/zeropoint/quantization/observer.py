@@ -40,6 +40,7 @@ from zeropoint.tensor import (
 
 __all__ = [
     "AffineQuantizedObserverBase",
+    "ClipWeightedHistogramObserver",
     "Granularity",
     "MappingType",
     "PerAxis",
@@ -544,6 +545,7 @@ class MovingAveragePerChannelMinMaxObserver(PerChannelMinMaxObserver):
 
 
 _UPSAMPLE = 16  # sub-bins per bin when a histogram is laid out over a wider range
+_TURNS = 8  # of a search of two ends; each nearly reaches the optimum of one for the other
 _QUANTILE_STEP = 1e-5  # fraction of the mass that the search gives up at a time
 
 
@@ -713,6 +715,67 @@ class HistogramObserver(UniformQuantizationObserverBase):
 
     def extra_repr(self) -> str:
         return f"min_val={self.min_val}, max_val={self.max_val}"
+
+
+class ClipWeightedHistogramObserver(HistogramObserver):
+    """A histogram, and the range of least squared error in which the error of clipping counts ``clip_weight`` times.
+
+    An error of rounding is as often up as down and mostly cancels in the sums of the next layer. What clipping takes away has one
+    sign and hits the same channels of every input, so it adds up, and a range of least squared error alone clips too much for
+    networks of many thin layers. The default of :func:`zeropoint.quantize`; no such observer in torch.
+
+    Args:
+        clip_weight: 1 for the plain squared error, infinity for minima and maxima.
+
+    Raises:
+        QuantizationError: a ``clip_weight`` that is not positive.
+    """
+
+    def __init__(self, bins: int = 2048, clip_weight: float = 3.0, **kwargs: Any) -> None:
+        if not clip_weight > 0:
+            raise QuantizationError(f"ClipWeightedHistogramObserver: clip_weight must be positive, got {clip_weight}")
+        super().__init__(bins, **kwargs)
+        self.clip_weight = clip_weight
+
+    def _count(self, x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        """Without zeros, of which ReLU makes many: they are exact in every range."""
+        counts = super()._count(x, low, high)
+        zeros = int(torch.count_nonzero(x == 0))
+        return counts - zeros * super()._count(x.new_zeros(1), low, high) if zeros else counts
+
+    def _search_range(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each end in turn at its best for the other; the error is convex in both."""
+        seen_low, seen_high = float(self.min_val), float(self.max_val)
+        mass = self.histogram.to("cpu", torch.float64)
+        edges = torch.linspace(seen_low, seen_high, self.bins + 1, dtype=torch.float64)
+        centres = (edges[1:] + edges[:-1]) / 2
+        rounding = float(mass.sum()) / (12.0 * (self.quant_max - self.quant_min) ** 2)  # times the width squared
+        if self.qscheme is per_tensor_symmetric:
+            ends = torch.linspace(0.0, max(-seen_low, seen_high), self.bins + 1, dtype=torch.float64)[1:]
+            clipped = _clipped(centres, mass, ends) + _clipped(-centres.flip(0), mass.flip(0), ends)
+            best = float(ends[int((rounding * (2 * ends) ** 2 + self._weighted(clipped)).argmin())])
+            return self.min_val.new_tensor(-best), self.max_val.new_tensor(best)
+        zero = torch.zeros(1, dtype=torch.float64)
+        lows = torch.cat([edges[edges < 0], zero])  # zero is always within the range
+        highs = torch.cat([zero, edges[edges > 0]])
+        below = self._weighted(_clipped(-centres.flip(0), mass.flip(0), -lows.flip(0)).flip(0))
+        above = self._weighted(_clipped(centres, mass, highs))
+        low, high = 0, len(highs) - 1
+        for _ in range(_TURNS):
+            high = int((rounding * (highs - lows[low]) ** 2 + above).argmin())
+            low = int((rounding * (highs[high] - lows) ** 2 + below).argmin())
+        return self.min_val.new_tensor(float(lows[low])), self.max_val.new_tensor(float(highs[high]))
+
+    def _weighted(self, clipped: torch.Tensor) -> torch.Tensor:
+        return torch.where(clipped > 0, clipped * self.clip_weight, 0.0)  # 0 * infinity is 0 here
+
+
+def _clipped(centres: torch.Tensor, mass: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Squared error of clipping at each of ``ends`` what lies above it, with the mass of a bin in its (rising) centre."""
+    count, first, second = ((mass * centres**k).flip(0).cumsum(0).flip(0) for k in range(3))
+    tail = torch.searchsorted(centres, ends, right=True)
+    count, first, second = (torch.cat([m, m.new_zeros(1)])[tail] for m in (count, first, second))
+    return (second - 2 * ends * first + ends**2 * count).clamp_min(0.0)
 
 
 class FixedQParamsObserver(ObserverBase):

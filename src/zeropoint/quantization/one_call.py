@@ -40,7 +40,7 @@ def fuse_and_convert(
     fused = find_fusable_modules(model, example)
     if fused:
         fuse_modules(model, fused, inplace=True)
-    model.qconfig = qconfig or get_default_qconfig()  # type: ignore[assignment]
+    model.qconfig = qconfig or get_default_qconfig("zeropoint")  # type: ignore[assignment]
     for module in model.modules():
         # Their weights need qparams of another kind, and models read them as tensors.
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and not hasattr(module, "qconfig"):

@@ -25,6 +25,7 @@ from zeropoint.quantization.fake_quantize import (
     fused_wt_fake_quant_range_neg_127_to_127,
 )
 from zeropoint.quantization.observer import (
+    ClipWeightedHistogramObserver,
     HistogramObserver,
     MinMaxObserver,
     MovingAverageMinMaxObserver,
@@ -167,7 +168,8 @@ def get_default_qconfig(backend: str = "x86", version: int = 0) -> QConfig:
 
     Histogram observers over the full 8-bit range and weights per channel. Only ``"fbgemm"`` gives up
     one bit of the activations as torch's does: zeropoint's kernels never saturate and need no reserve.
-    ``"qnnpack"`` has weights per tensor.
+    ``"qnnpack"`` has weights per tensor. ``"zeropoint"``, the default of :func:`zeropoint.quantize`, has ranges that clip less:
+    :class:`ClipWeightedHistogramObserver`.
 
     Raises:
         QuantizationError: an unknown backend or version.
@@ -176,7 +178,8 @@ def get_default_qconfig(backend: str = "x86", version: int = 0) -> QConfig:
     if backend == "fbgemm":
         return QConfig(HistogramObserver.with_args(reduce_range=True), default_per_channel_weight_observer)
     weight = default_weight_observer if backend == "qnnpack" else default_per_channel_weight_observer
-    return QConfig(HistogramObserver.with_args(reduce_range=False), weight)
+    activation = ClipWeightedHistogramObserver if backend == "zeropoint" else HistogramObserver
+    return QConfig(activation.with_args(reduce_range=False), weight)
 
 
 def get_default_qat_qconfig(backend: str = "x86", version: int = 1) -> QConfig:
