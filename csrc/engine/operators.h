@@ -120,6 +120,9 @@ using OperatorCall = void (*)(const Values&, const Argument*, std::vector<Tensor
 struct NativeOperator {
   OperatorCall call;
   size_t arguments;
+  // An argument that the first result may take the memory of: each of its elements is read, for the last time, before
+  // that of the result at the same place is written, and by the same thread. -1 for none.
+  int64_t overwrites = -1;
 };
 
 inline std::map<std::string, NativeOperator>& native_operators() {
@@ -150,8 +153,14 @@ struct Caller<Function> {
   }
 };
 
-#define ZP_OPERATOR(library, name, function) \
-  library.impl(name, TORCH_BOX(&function));  \
-  zeropoint::native_operators()[name] = {&zeropoint::Caller<&function>::call, zeropoint::Caller<&function>::kArguments}
+#define ZP_OPERATOR(library, name, function)                                  \
+  library.impl(name, TORCH_BOX(&function));                                   \
+  zeropoint::native_operators()[name] = {&zeropoint::Caller<&function>::call, \
+                                         zeropoint::Caller<&function>::kArguments, -1}
+
+// The same, of an operator whose first result may take the memory of the argument of this number.
+#define ZP_OPERATOR_OVER(library, name, function, argument) \
+  ZP_OPERATOR(library, name, function);                     \
+  zeropoint::native_operators()[name].overwrites = argument
 
 }  // namespace zeropoint

@@ -28,8 +28,9 @@ Tensor tensor_at(uint8_t* data, const std::vector<int64_t>& sizes, const std::ve
   return Tensor(handle);
 }
 
+// While a place is needed: for one value, or for several, of which each takes the place of the one before.
 struct Interval {
-  size_t value;
+  std::vector<size_t> values;
   int64_t bytes;
   size_t first, last;  // instructions
   int64_t offset;
@@ -100,6 +101,7 @@ Plan::Plan(const Program& program, const Recording& recording, std::vector<int64
   std::set<size_t> leaves;
   for (const int64_t output : program.outputs_) leaves.insert(root(output));
   std::vector<Interval> intervals;
+  std::vector<int64_t> interval_of(count, -1);
   for (size_t v = 0; v < count; ++v) {
     const Recording::Seen& seen = recording.values[v];
     if (!seen.native || leaves.count(v) || seen.elements == 0) continue;
@@ -109,10 +111,38 @@ Plan::Plan(const Program& program, const Recording& recording, std::vector<int64
     p.dtype = seen.dtype;
     // Operators give results without gaps, so that the elements are all there is.
     const int64_t size = seen.elements * element_size(p.dtype) + kSlack;
-    intervals.push_back({v, (size + kAlignment - 1) / kAlignment * kAlignment, first[v], last[v], 0});
+    interval_of[v] = static_cast<int64_t>(intervals.size());
+    intervals.push_back({{v}, (size + kAlignment - 1) / kAlignment * kAlignment, first[v], last[v], 0});
   }
+  // A result that comes after the last use of what lies in as many bytes goes there, if its operator can do that:
+  // memory that was just read is in a cache. A view of all elements that is in another order is copied by the operator.
+  for (size_t i = 0; i < program.instructions_.size(); ++i) {
+    const Instruction& instruction = program.instructions_[i];
+    const int64_t number = instruction.native.overwrites;
+    if (instruction.kind != Instruction::Kind::kNative || number < 0 || instruction.results[0] < 0) continue;
+    const Argument& argument = instruction.arguments[static_cast<size_t>(number)];
+    if (argument.kind != Argument::Kind::kValue) continue;
+    int64_t uses = 0;
+    for (const Argument& a : instruction.arguments)
+      a.for_each_value([&](int64_t v) { uses += root(v) == root(argument.number); });
+    if (uses > 1) continue;
+    const auto after = static_cast<size_t>(instruction.results[0]);
+    const size_t before = root(argument.number);
+    const Recording::Seen &from = recording.values[before], &to = recording.values[after];
+    if (interval_of[before] < 0 || interval_of[after] < 0 || last[before] != i || from.elements != to.elements ||
+        recording.values[static_cast<size_t>(argument.number)].elements != from.elements || from.dtype != to.dtype)
+      continue;
+    Interval& own = intervals[static_cast<size_t>(interval_of[after])];
+    Interval& shared = intervals[static_cast<size_t>(interval_of[before])];
+    shared.values.push_back(after);
+    shared.last = own.last;
+    own.values.clear();
+    interval_of[after] = interval_of[before];
+  }
+  std::erase_if(intervals, [](const Interval& one) { return one.values.empty(); });
   bytes_ = place(intervals);
-  for (const Interval& interval : intervals) placement_[interval.value].offset = interval.offset;
+  for (const Interval& interval : intervals)
+    for (const size_t v : interval.values) placement_[v].offset = interval.offset;
   // Integers are known; views of placed values and constants are made with the frame.
   std::vector<bool> fixed(count, false);
   for (const int64_t c : program.constants_) fixed[static_cast<size_t>(c)] = true;

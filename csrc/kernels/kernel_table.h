@@ -29,8 +29,8 @@ struct Epilogue {
   uint8_t lo = 0, hi = 255;
   // Residual: q = clamp(rhe(float(q - zero_point) * sum_mult + float(r - r_zero_point) * r_mult)
   //                     + sum_zero_point).
-  const uint8_t* residual = nullptr;
-  int64_t residual_stride = 0;  // bytes between rows
+  const uint8_t* residual = nullptr;  // may be the output: a byte is read before it is written, and written once
+  int64_t residual_stride = 0;        // bytes between rows
   uint8_t residual_xor = 0;
   float sum_mult = 0, residual_mult = 0, residual_zero_point = 0;
   float least = 0, most = 0;  // lo and hi less zero_point: what q may be before the sum
@@ -118,6 +118,17 @@ struct BinaryParams {
   bool bounded;                                        // nothing that is rounded can exceed kLargestRounded
   uint8_t a_xor, b_xor, out_xor, lo, hi;
   const float* b_floats;  // null, or what panel_floats makes of b, instead of b
+};
+
+// Norms of float32 (norm.h); inv_scale, zero_point (uint8 domain) and out_xor are those of a result in 8 bits.
+struct NormParams {
+  int64_t n;
+  const float *weight, *bias;  // [n] or null
+  float eps;
+  bool centered;
+  float inv_scale;
+  int32_t zero_point;
+  uint8_t out_xor;
 };
 
 struct NormalizeParams {
@@ -234,8 +245,7 @@ struct KernelTable {
   void (*row_sums)(const uint8_t* x, int64_t n, uint8_t x_xor, int64_t* sum, int64_t* squares);
   void (*normalize_row)(const NormalizeParams&, const uint8_t* x, int64_t n, float mean, float rstd,
                         const float* weight, const float* bias, bool single, uint8_t* out);
-  void (*norm_row)(const float* x, const float* residual, int64_t n, const float* weight, const float* bias, float eps,
-                   bool centered, float* sum, float* norm);
+  void (*norm_row)(const NormParams&, const float* x, const float* residual, float* sum, float* norm, uint8_t* q);
   void (*softmax_table)(const SoftmaxParams&, const uint8_t* x, int64_t n, uint8_t* table);
   int32_t (*attention_row)(int32_t* s, int64_t n, float scale, const float* mask, uint8_t* p);
   void (*attend_row)(const AttendParams&);

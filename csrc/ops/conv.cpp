@@ -344,11 +344,13 @@ Tensor conv(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTens
 
 }  // namespace
 
+constexpr int64_t kConvResidual = 17;  // of the arguments
+
 STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
   ZP_OPERATOR(m, "conv2d_pack", conv2d_pack);
-  ZP_OPERATOR(m, "conv2d", conv<2>);
+  ZP_OPERATOR_OVER(m, "conv2d", conv<2>, kConvResidual);
   ZP_OPERATOR(m, "conv3d_pack", conv3d_pack);
-  ZP_OPERATOR(m, "conv3d", conv<3>);
+  ZP_OPERATOR_OVER(m, "conv3d", conv<3>, kConvResidual);
 }
 
 }  // namespace zeropoint

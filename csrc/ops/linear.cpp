@@ -97,7 +97,7 @@ Tensor linear(Tensor x, Tensor weight, Tensor packed, Tensor w_scale, OptionalTe
 
 STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) {
   ZP_OPERATOR(m, "linear_pack", linear_pack);
-  ZP_OPERATOR(m, "linear", linear);
+  ZP_OPERATOR_OVER(m, "linear", linear, 13);
 }
 
 }  // namespace zeropoint

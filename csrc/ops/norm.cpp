@@ -36,18 +36,22 @@ std::tuple<Tensor, Tensor, Tensor> add_norm(Tensor x, OptionalTensor residual, O
   if (x.numel() == 0) return {sum, norm, q};
   const auto at = [](const Tensor& t, int64_t i) { return static_cast<float*>(t.data_ptr()) + i; };
   const auto fixed = [&](const OptionalTensor& t) { return t ? at(*t, 0) : nullptr; };
-  const float inverse = 1.0f / static_cast<float>(scale);
+  const NormParams params{.n = n,
+                          .weight = fixed(weight),
+                          .bias = fixed(bias),
+                          .eps = static_cast<float>(eps),
+                          .centered = centered,
+                          .inv_scale = 1.0f / static_cast<float>(scale),
+                          .zero_point = dtype ? to_u8_domain(zero_point, *dtype) : 0,
+                          .out_xor = dtype ? sign_flip(*dtype) : uint8_t{0}};
   const KernelTable& kernel = kernels();
   parallel(x.numel() / n, 4 * n, [&](int64_t begin, int64_t end) {
     auto* rows = reinterpret_cast<float*>(scratch(Scratch::kWorker, static_cast<size_t>(n) * 8));
     for (int64_t first = begin * n; first < end * n; first += n) {
       float* own_sum = keep_sum ? at(sum, first) : rows;
-      float* own_norm = keep_norm ? at(norm, first) : rows + n;
       if (keep_sum && !residual) std::copy_n(at(x, first), n, own_sum);
-      kernel.norm_row(at(x, first), residual ? at(*residual, first) : nullptr, n, fixed(weight), fixed(bias),
-                      static_cast<float>(eps), centered, own_sum, own_norm);
-      if (dtype)
-        kernel.quantize_u8(own_norm, n, inverse, to_u8_domain(zero_point, *dtype), sign_flip(*dtype), bytes(q) + first);
+      kernel.norm_row(params, at(x, first), residual ? at(*residual, first) : nullptr, own_sum,
+                      keep_norm ? at(norm, first) : (dtype ? nullptr : rows + n), dtype ? bytes(q) + first : nullptr);
     }
   });
   return {sum, norm, q};
@@ -55,6 +59,6 @@ std::tuple<Tensor, Tensor, Tensor> add_norm(Tensor x, OptionalTensor residual, O
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) { ZP_OPERATOR(m, "add_norm", add_norm); }
+STABLE_TORCH_LIBRARY_IMPL(zeropoint, CPU, m) { ZP_OPERATOR_OVER(m, "add_norm", add_norm, 1); }
 
 }  // namespace zeropoint

@@ -382,10 +382,20 @@ struct Passes {
     t.normalize_row(norm, a.data(), n, 1.5f, 0.02f, w.data(), x.data(), false, u.data());
     keep(u.data(), n);
     std::vector<float> sum(static_cast<size_t>(n));
-    for (int kind = 0; kind < 4; ++kind) {
-      t.norm_row(x.data(), kind & 1 ? state.data() : nullptr, n, kind > 1 ? w.data() : nullptr,
-                 kind > 0 ? state.data() : nullptr, 1e-5f, kind != 2, sum.data(), f.data());
-      keep(f.data(), 4 * n);
+    for (int kind = 0; kind < 8; ++kind) {
+      const bool floats = kind & 2, integers = !floats || kind & 4;
+      const NormParams p = {.n = n,
+                            .weight = kind > 1 ? w.data() : nullptr,
+                            .bias = kind % 3 ? state.data() : nullptr,
+                            .eps = 1e-5f,
+                            .centered = kind != 2 && kind != 5,
+                            .inv_scale = 20.0f,
+                            .zero_point = 100,
+                            .out_xor = static_cast<uint8_t>(kind & 4 ? 0x80 : 0)};
+      t.norm_row(p, x.data(), kind & 1 ? state.data() : nullptr, sum.data(), floats ? f.data() : nullptr,
+                 integers ? u.data() : nullptr);
+      if (floats) keep(f.data(), 4 * n);
+      if (integers) keep(u.data(), n);
       if (kind & 1) keep(sum.data(), 4 * n);
     }
     for (const bool four_bits : {false, true}) {

@@ -25,13 +25,25 @@ inline uint8_t round_to_u8(float x, int32_t zero_point, uint8_t lo, uint8_t hi) 
   return static_cast<uint8_t>(round_clamp(x, lo - zero_point, hi - zero_point) + zero_point);
 }
 
-void quantize_u8(const float* x, int64_t n, float inv_scale, int32_t zero_point, uint8_t out_xor, uint8_t* out) {
-  const float zp = static_cast<float>(zero_point - (out_xor ? 128 : 0));
-  const int32_t lo = out_xor ? -128 : 0, hi = out_xor ? 127 : 255;
-  for (int64_t i = 0; i < n; ++i) {
-    const float v = __builtin_fmaf(x[i], inv_scale, zp);
-    out[i] = static_cast<uint8_t>(round_clamp(v == v ? v : zp, lo, hi));  // NaN, also of 0 * inf -> zero_point
+// Quantizes one value at a time.
+struct ToU8 {
+  float inv_scale, zero_point;
+  int32_t lo, hi;
+
+  ToU8(float inv_scale, int32_t zero_point, uint8_t out_xor)
+      : inv_scale(inv_scale),
+        zero_point(static_cast<float>(zero_point - (out_xor ? 128 : 0))),
+        lo(out_xor ? -128 : 0),
+        hi(out_xor ? 127 : 255) {}
+  uint8_t operator()(float x) const {
+    const float v = __builtin_fmaf(x, inv_scale, zero_point);
+    return static_cast<uint8_t>(round_clamp(v == v ? v : zero_point, lo, hi));  // NaN, also of 0 * inf -> zero_point
   }
+};
+
+void quantize_u8(const float* x, int64_t n, float inv_scale, int32_t zero_point, uint8_t out_xor, uint8_t* out) {
+  const ToU8 quantize(inv_scale, zero_point, out_xor);
+  for (int64_t i = 0; i < n; ++i) out[i] = quantize(x[i]);
 }
 
 // Saturates to the int32 range. 2147483520 is the largest float below 2^31.

@@ -351,7 +351,8 @@ __attribute__((always_inline)) inline void each_part(const F& f) {
 // Products of few terms (and one tap), whose epilogue takes about as long: of tiles of half the height, the one before
 // waits in registers, and a part of its rows is finished after each part of the products of the next. Multiplier and
 // epilogue need other units of the core, but more of the program lies between them than it can look ahead. Where a
-// tile's rows are no multiple of the height, the last one is done again.
+// tile's rows are no multiple of the height, the last one is multiplied again, but not stored: the output may lie where
+// the residual does.
 template <class V, int NV, bool Plain, bool Residual>
 void staggered_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int64_t groups, const uint8_t* panel,
                      int64_t col) {
@@ -363,11 +364,11 @@ void staggered_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int
   uint8_t* out = static_cast<uint8_t*>(p.out) + col;
   typename V::I32 acc[kHeight][NV], before[kHeight][NV];
   int64_t places[kHeight];
-  bool waiting = false;
+  int waiting = 0;  // rows of `before`
   const auto finish = [&](auto number) __attribute__((always_inline)) {
     constexpr int kFirst = decltype(number)::value * kShare;
     constexpr int kRows = kFirst + kShare <= kHeight ? kShare : kHeight - kFirst;
-    if (!waiting) return;
+    if (kFirst >= waiting) return;
     // Read anew: constants kept in registers would push the sums out of them.
     const Epilogue* again = &p.epilogue;
     __asm__ volatile("" : "+r"(again));
@@ -383,7 +384,18 @@ void staggered_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) part[r][v] = before[kFirst + r][v];
-    store_rows<V, kRows, NV, true, Plain>(e, part, col, out, out_stride, cols, residual, places + kFirst);
+    if (kRows == 1 || kFirst + kRows <= waiting) {
+      store_rows<V, kRows, NV, true, Plain>(e, part, col, out, out_stride, cols, residual, places + kFirst);
+      return;
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      if (kFirst + r >= waiting) continue;
+      typename V::I32 one[1][NV];
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) one[0][v] = part[r][v];
+      store_rows<V, 1, NV, true, Plain>(e, one, col, out, out_stride, cols, residual, places + kFirst + r);
+    }
   };
   const auto multiply = [&](const uint8_t* const(&a)[kHeight], const uint8_t*& b, int64_t g, int64_t end)
       __attribute__((always_inline)) {
@@ -426,7 +438,7 @@ void staggered_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int
         for (int v = 0; v < NV; ++v) before[r][v] = acc[r][v];
         places[r] = work.places[rows[r]];
       }
-      waiting = true;
+      waiting = work.rows - first < kHeight ? work.rows - first : kHeight;
     }
   }
   each_part<kParts>(finish);

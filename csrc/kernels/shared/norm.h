@@ -2,6 +2,7 @@
 // that the order of additions is the same on every instruction set.
 #pragma once
 #include "dynamic.h"
+#include "elementwise.h"
 
 namespace zeropoint {
 namespace {
@@ -34,36 +35,57 @@ float sum_in_parts(int64_t n, const F& value) {
   return lanes[0];
 }
 
-// s = x + residual, put in `sum`, or x where residual is null; norm = ((s - mean) * rstd) * weight + bias; weight and
-// bias may be null.
-template <class V>
-void norm_row(const float* x, const float* residual, int64_t n, const float* weight, const float* bias, float eps,
-              bool centered, float* sum, float* norm) {
-  const float* s = x;
-  if (residual) {
-    for (int64_t i = 0; i < n; ++i) sum[i] = x[i] + residual[i];
-    s = sum;
+// ((s - mean) * rstd) * weight + bias, in 8 bits without being stored before where only that is wanted.
+template <bool kWeight, bool kBias>
+void finish_norm(const NormParams& p, const float* __restrict s, float mean, float rstd, float* __restrict norm,
+                 uint8_t* __restrict q) {
+  const float* __restrict weight = p.weight, * __restrict bias = p.bias;
+  const auto value = [&](int64_t i) {
+    float y = (s[i] - mean) * rstd;
+    if (kWeight) y *= weight[i];
+    if (kBias) y += bias[i];
+    return y;
+  };
+  const ToU8 quantize(p.inv_scale, p.zero_point, p.out_xor);
+  if (!norm) {
+    for (int64_t i = 0; i < p.n; ++i) q[i] = quantize(value(i));
+    return;
   }
-  const auto count = static_cast<float>(n);
+  for (int64_t i = 0; i < p.n; ++i) norm[i] = value(i);
+  if (q)
+    for (int64_t i = 0; i < p.n; ++i) q[i] = quantize(norm[i]);
+}
+
+// s = x + residual, put in `sum`, or x where residual is null; its norm, in `norm` and, quantized, in `q`, of which one
+// may be null.
+template <class V>
+void norm_row(const NormParams& p, const float* x, const float* residual, float* sum, float* norm, uint8_t* q) {
+  const float* s = residual ? sum : x;
+  const auto summand = [&](int64_t i, int64_t left) {
+    const typename V::F32 v = load_lanes<V>(x + i, left);
+    if (!residual) return v;
+    const typename V::F32 total = V::add(v, load_lanes<V>(residual + i, left));
+    store_lanes<V>(sum + i, total, left);
+    return total;
+  };
+  const auto count = static_cast<float>(p.n);
   float mean = 0.0f;
-  if (centered) mean = sum_in_parts<V>(n, [&](int64_t i, int64_t left) { return load_lanes<V>(s + i, left); }) / count;
+  if (p.centered)
+    mean = sum_in_parts<V>(p.n, summand) / count;
+  else if (residual)
+    for (int64_t i = 0; i < p.n; i += V::kLanes) summand(i, p.n - i);
   const typename V::F32 middle = V::set_f32(mean);
-  const float squares = sum_in_parts<V>(n, [&](int64_t i, int64_t left) {
+  const float squares = sum_in_parts<V>(p.n, [&](int64_t i, int64_t left) {
     const typename V::F32 d = V::sub(load_lanes<V>(s + i, left), middle), square = V::mul(d, d);
     if (left >= V::kLanes) return square;
     alignas(64) float lanes[V::kLanes] = {};
     store_lanes<V>(lanes, square, left);
     return V::load_f32(lanes);
   });
-  const float rstd = 1.0f / __builtin_sqrtf(squares / count + eps);
-  if (weight && bias)
-    for (int64_t i = 0; i < n; ++i) norm[i] = ((s[i] - mean) * rstd) * weight[i] + bias[i];
-  else if (weight)
-    for (int64_t i = 0; i < n; ++i) norm[i] = ((s[i] - mean) * rstd) * weight[i];
-  else if (bias)
-    for (int64_t i = 0; i < n; ++i) norm[i] = (s[i] - mean) * rstd + bias[i];
-  else
-    for (int64_t i = 0; i < n; ++i) norm[i] = (s[i] - mean) * rstd;
+  const float rstd = 1.0f / __builtin_sqrtf(squares / count + p.eps);
+  const auto finish = p.weight ? (p.bias ? finish_norm<true, true> : finish_norm<true, false>)
+                               : (p.bias ? finish_norm<false, true> : finish_norm<false, false>);
+  finish(p, s, mean, rstd, norm, q);
 }
 
 }  // namespace
