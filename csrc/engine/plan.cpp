@@ -119,7 +119,9 @@ Plan::Plan(const Program& program, const Recording& recording, std::vector<int64
   for (size_t i = 0; i < program.instructions_.size(); ++i) {
     const Instruction& instruction = program.instructions_[i];
     const int64_t number = instruction.native.overwrites;
-    if (instruction.kind != Instruction::Kind::kNative || number < 0 || instruction.results[0] < 0) continue;
+    if (instruction.kind != Instruction::Kind::kNative || number < 0 || instruction.results.empty() ||
+        instruction.results[0] < 0)
+      continue;
     const Argument& argument = instruction.arguments[static_cast<size_t>(number)];
     if (argument.kind != Argument::Kind::kValue) continue;
     int64_t uses = 0;

@@ -46,14 +46,13 @@ void finish_norm(const NormParams& p, const float* __restrict s, float mean, flo
     if (kBias) y += bias[i];
     return y;
   };
-  const ToU8 quantize(p.inv_scale, p.zero_point, p.out_xor);
   if (!norm) {
+    const ToU8 quantize(p.inv_scale, p.zero_point, p.out_xor);
     for (int64_t i = 0; i < p.n; ++i) q[i] = quantize(value(i));
     return;
   }
   for (int64_t i = 0; i < p.n; ++i) norm[i] = value(i);
-  if (q)
-    for (int64_t i = 0; i < p.n; ++i) q[i] = quantize(norm[i]);
+  if (q) quantize_u8(norm, p.n, p.inv_scale, p.zero_point, p.out_xor, q);
 }
 
 // s = x + residual, put in `sum`, or x where residual is null; its norm, in `norm` and, quantized, in `q`, of which one
@@ -70,13 +69,11 @@ void norm_row(const NormParams& p, const float* x, const float* residual, float*
   };
   const auto count = static_cast<float>(p.n);
   float mean = 0.0f;
-  if (p.centered)
-    mean = sum_in_parts<V>(p.n, summand) / count;
-  else if (residual)
-    for (int64_t i = 0; i < p.n; i += V::kLanes) summand(i, p.n - i);
+  if (p.centered) mean = sum_in_parts<V>(p.n, summand) / count;
   const typename V::F32 middle = V::set_f32(mean);
   const float squares = sum_in_parts<V>(p.n, [&](int64_t i, int64_t left) {
-    const typename V::F32 d = V::sub(load_lanes<V>(s + i, left), middle), square = V::mul(d, d);
+    const typename V::F32 d = V::sub(p.centered ? load_lanes<V>(s + i, left) : summand(i, left), middle);
+    const typename V::F32 square = V::mul(d, d);
     if (left >= V::kLanes) return square;
     alignas(64) float lanes[V::kLanes] = {};
     store_lanes<V>(lanes, square, left);
