@@ -18,7 +18,7 @@ KernelTable with_lookup(KernelTable table) {
 }
 
 const Isa* isas() {
-  static const KernelTable avx512vnni = with_lookup(kAvx512VnniTable), amx = with_lookup(kAmxTable);
+  static const KernelTable avx512vnni = with_lookup(kAvx512VnniTable), amx = amx_table(avx512vnni);
   static const Isa list[] = {
       {&kScalarTable, true},
       {&kAvx2Table, cpu_features().avx2},

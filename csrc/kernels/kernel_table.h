@@ -267,7 +267,7 @@ extern const KernelTable kScalarTable;
 extern const KernelTable kAvx2Table;
 extern const KernelTable kAvxVnniTable;
 extern const KernelTable kAvx512VnniTable;
-extern const KernelTable kAmxTable;
+KernelTable amx_table(KernelTable avx512vnni);
 // Byte table lookup in registers; used by avx512vnni where the CPU has VBMI.
 void lookup_avx512vbmi(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
 #endif

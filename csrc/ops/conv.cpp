@@ -265,7 +265,8 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
     const TableAfter after(p.epilogue, p.out);
     const size_t scratch_bytes = kernel.depthwise_scratch(p);
     const int64_t row_bytes = g.out_w * channels;
-    const int64_t step = after.table ? std::max<int64_t>(1, 24576 / row_bytes) : batch * g.out_h;
+    // Kernels share work among up to four rows.
+    const int64_t step = after.table ? std::max<int64_t>(4, 24576 / row_bytes) : batch * g.out_h;
     parallel(batch * g.out_h, row_bytes * kernel_h * kernel_w / 8, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; row += step) {
         const int64_t last = std::min(end, row + step);

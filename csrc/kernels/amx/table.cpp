@@ -1,7 +1,5 @@
 // AMX: products of 8-bit tiles; AVX-512 VNNI does the rest. The logic is tested with a tile unit in C++ (tests/native);
 // on a CPU that has AMX it has not run yet, so nothing chooses it by itself (dispatch.cpp).
-#include "../shared/table.h"
-
 #include <immintrin.h>
 
 #include "../avx512vnni/simd.h"
@@ -43,6 +41,9 @@ struct AmxTiles {
 
 }  // namespace
 
-constexpr KernelTable kAmxTable = with_tiles<Avx512Vnni, AmxTiles>(make_table<Avx512Vnni>("amx"));
+KernelTable amx_table(KernelTable avx512vnni) {
+  avx512vnni.name = "amx";
+  return with_tiles<Avx512Vnni, AmxTiles>(avx512vnni);
+}
 
 }  // namespace zeropoint

@@ -27,7 +27,9 @@ struct Avx2 {
   using DwInput = DwWeight;  // four interleaved bytes as two pairs of int16
   static constexpr int kDwBytes = 64;
   static constexpr int kDwInputBytes = 64;
-  static constexpr int kDwWindow = 3;  // columns times groups of rows that fit the registers, with their weights
+  // Depthwise kernels in registers: weights of that many columns times groups of rows; windows of three columns.
+  static constexpr int kDwTaps = 3;
+  static constexpr bool kDwColumns = false;
 
   // kLanes bytes.
   static I32 load_bytes(const uint8_t* p) {

@@ -11,7 +11,9 @@ namespace {
 
 // 256-bit vectors of the same instruction set, for a last block of at most 32 channels.
 struct Avx512VnniHalf : AvxVnni {
-  static constexpr int kDwWindow = 14;  // columns times groups of rows that fit the registers, with their weights
+  // Depthwise kernels in registers: weights of that many columns times groups of rows; windows of three columns.
+  static constexpr int kDwTaps = 14;
+  static constexpr bool kDwColumns = true;
   template <int NV>
   static void store_u8(uint8_t* p, U8 bytes, int count) {
     static_assert(NV == 4);
@@ -43,7 +45,9 @@ struct Avx512Vnni {
   using DwInput = __m512i;
   static constexpr int kDwBytes = 64;
   static constexpr int kDwInputBytes = 64;
-  static constexpr int kDwWindow = 14;  // columns times groups of rows that fit the registers, with their weights
+  // Depthwise kernels in registers: weights of that many columns times groups of rows; windows of three columns.
+  static constexpr int kDwTaps = 14;
+  static constexpr bool kDwColumns = true;
 
   // kLanes bytes.
   static I32 load_bytes(const uint8_t* p) {

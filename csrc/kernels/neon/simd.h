@@ -26,7 +26,9 @@ struct Neon {
   static constexpr bool kStaggers = false;
   static constexpr int kDwBytes = 16;
   static constexpr int kDwInputBytes = 16;
-  static constexpr int kDwWindow = 14;  // columns times groups of rows that fit the registers, with their weights
+  // Depthwise kernels in registers: weights of that many columns times groups of rows; windows of three columns.
+  static constexpr int kDwTaps = 14;
+  static constexpr bool kDwColumns = true;
 
   static int32x4_t dot_us(int32x4_t acc, uint8x16_t u, int8x16_t s) {
 #ifdef __ARM_FEATURE_MATMUL_INT8

@@ -31,7 +31,9 @@ struct Scalar {
   using DwInput = I32;
   static constexpr int kDwBytes = 32;
   static constexpr int kDwInputBytes = 16;
-  static constexpr int kDwWindow = 14;  // columns times groups of rows that fit the registers, with their weights
+  // Depthwise kernels in registers: weights of that many columns times groups of rows; windows of three columns.
+  static constexpr int kDwTaps = 0;
+  static constexpr bool kDwColumns = false;
 
   template <class F>
   static I32 each_i32(F f) {

@@ -1,19 +1,22 @@
 // Depthwise convolution on NHWC, any kernel, stride and dilation, written once over the vocabulary `V`.
 //
-// For one output row and one block of channels the kernel first builds a column buffer: for each input
-// column it needs, the bytes of up to four kernel rows interleaved per channel, so that one 4-way dot
-// product serves four vertical taps. The buffer (a few KB, in L1) is then read by every kernel column
-// and every output pixel: the interleaving is paid once per input column instead of once per tap.
+// For one block of channels and a stretch of output pixels the kernel first builds a column buffer: for each input
+// column it needs, the bytes of up to four input rows interleaved per channel, so that one 4-way dot product serves
+// four vertical taps. The buffer (a few KB, in L1) is then read by every kernel column and every output pixel.
 //
-// Where registers allow, two shapes do better: kernels three columns wide and up to four high keep the columns of their
-// window in registers and need no buffer; five or seven columns keep one vector's window and weights there.
+// A kernel whose height is no multiple of four leaves places of its last four rows free. They serve the output rows
+// below: those read the same buffer with weights that are moved down by their distance. So two rows of a 3x3 kernel,
+// four of a 5x5 one share the interleaving.
 #pragma once
+#include <type_traits>
+
 #include "epilogue.h"
 
 namespace zeropoint {
 namespace {
 
-constexpr int64_t kDepthwisePixels = 32;  // output pixels per column buffer
+// Pixels whose sums are in registers at a time; maps of networks for 224 pixels are 7 to 112 wide.
+inline int64_t depthwise_block_pixels(const ConvGeometry& g) { return g.out_w % 7 == 0 ? 7 : 8; }
 
 inline int64_t row_groups(const DepthwiseParams& p) { return (p.kernel_h + 3) / 4; }
 
@@ -21,185 +24,162 @@ inline int64_t buffer_columns(const ConvGeometry& g, int64_t pixels) {
   return (pixels - 1) * g.stride_w + (g.kernel_w - 1) * g.dilation_w + 1;
 }
 
-// Bytes of the buffer per input column: four vectors per group of four kernel rows.
+// Bytes of the buffer per input column: four vectors per group of four input rows.
 template <class V>
 inline int64_t column_bytes(const DepthwiseParams& p) {
   return row_groups(p) * 4 * V::kDwInputBytes;
 }
 
+// Output pixels per column buffer, whole blocks of them: such that buffer and sums stay in L1.
+template <class V>
+inline int64_t depthwise_stretch(const DepthwiseParams& p) {
+  const int64_t block = depthwise_block_pixels(p.conv), most = (p.conv.out_w + block - 1) / block * block;
+  int64_t pixels = 4 * block;
+  while (pixels > block && buffer_columns(p.conv, pixels) * column_bytes<V>(p) > 16384) pixels -= block;
+  return pixels < most ? pixels : most;
+}
+
+// Output rows that share a column buffer.
+template <class V>
+inline int64_t rows_together(const DepthwiseParams& p) {
+  if (V::kWidenA || p.repeats > 1 || p.conv.dilation_h != 1) return 1;
+  return (4 * row_groups(p) - p.kernel_h) / p.conv.stride_h + 1;
+}
+
+template <class V>
+inline int64_t weight_bytes(const DepthwiseParams& p) {
+  return p.repeats * p.conv.kernel_w * row_groups(p) * 4 * V::kDwBytes;
+}
+
 template <class V>
 size_t depthwise_scratch(const DepthwiseParams& p) {
-  const int64_t pixels = p.conv.out_w < kDepthwisePixels ? p.conv.out_w : kDepthwisePixels;
-  return static_cast<size_t>(buffer_columns(p.conv, pixels) * column_bytes<V>(p)) +
-         kDepthwisePixels * 16 * V::kLanes;  // and the accumulators of depthwise_window
+  const int64_t pixels = depthwise_stretch<V>(p);
+  return static_cast<size_t>(buffer_columns(p.conv, pixels) * column_bytes<V>(p) + pixels * 16 * V::kLanes +
+                             weight_bytes<V>(p));
 }
 
-// The four kernel rows of `group` at input rows from h0 on; null outside the image or the kernel.
-inline void tap_rows(const DepthwiseParams& p, const uint8_t* image, int64_t h0, int64_t group, int64_t channel,
-                     const uint8_t* (&rows)[4]) {
+// The input rows from h0 on that a group of the buffer has; null outside the image or the kernels.
+inline void tap_rows(const DepthwiseParams& p, const uint8_t* image, int64_t h0, int64_t group, int64_t kernel_rows,
+                     int64_t channel, const uint8_t* (&rows)[4]) {
   for (int i = 0; i < 4; ++i) {
     const int64_t kh = group * 4 + i, h = h0 + kh * p.conv.dilation_h;
-    rows[i] = kh < p.kernel_h && h >= 0 && h < p.conv.in_h ? image + h * p.conv.row_stride + channel : nullptr;
+    rows[i] = kh < kernel_rows && h >= 0 && h < p.conv.in_h ? image + h * p.conv.row_stride + channel : nullptr;
   }
 }
 
-template <class V>
-void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, int64_t w0, int64_t columns,
-                  int64_t channel, int count, uint8_t* buffer) {
-  const ConvGeometry& g = p.conv;
+// `kernel_rows`: how many input rows the output rows that share the buffer see.
+template <class V, bool Whole>
+void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, int64_t kernel_rows, int64_t w0,
+                  int64_t columns, int64_t channel, int count, uint8_t* buffer) {
+  if (Whole && count != 4 * V::kLanes) __builtin_unreachable();
+  const int64_t bytes = column_bytes<V>(p), in_w = p.conv.in_w;
   const uint8_t* outside = p.pad_row + channel;
+  const int64_t left = w0 < 0 ? (-w0 < columns ? -w0 : columns) : 0;
+  const int64_t inside = in_w - w0 < columns ? (in_w - w0 > left ? in_w - w0 : left) : columns;
   for (int64_t group = 0; group < row_groups(p); ++group) {
     const uint8_t* rows[4];
-    tap_rows(p, image, h0, group, channel, rows);
+    tap_rows(p, image, h0, group, kernel_rows, channel, rows);
     uint8_t* out = buffer + group * 4 * V::kDwInputBytes;
-    for (int64_t c = 0; c < columns; ++c, out += column_bytes<V>(p)) {
-      const int64_t w = w0 + c;
-      const bool inside = w >= 0 && w < g.in_w;
+    const auto put = [&](const uint8_t*(&from)[4], int64_t c) __attribute__((always_inline)) {
       typename V::U8 taps[4];
-      for (int i = 0; i < 4; ++i)
-        taps[i] = V::template load_u8<4>(inside && rows[i] ? rows[i] + w * p.channels : outside, count);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) taps[i] = V::template load_u8<4>(from[i], count);
       typename V::I32 mixed[4];
       V::interleave(taps, mixed);
-      for (int v = 0; v < 4; ++v) V::store_dw_input(out + v * V::kDwInputBytes, mixed[v]);
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) V::store_dw_input(out + c * bytes + v * V::kDwInputBytes, mixed[v]);
+    };
+    const uint8_t *nowhere[4] = {outside, outside, outside, outside}, *next[4];
+    int64_t step[4];
+    for (int i = 0; i < 4; ++i) {
+      step[i] = rows[i] ? p.channels : 0;
+      next[i] = rows[i] ? rows[i] + (w0 + left) * p.channels : outside;
     }
+    for (int64_t c = 0; c < left; ++c) put(nowhere, c);
+    for (int64_t c = left; c < inside; ++c) {
+      put(next, c);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) next[i] += step[i];
+    }
+    for (int64_t c = inside; c < columns; ++c) put(nowhere, c);
   }
 }
 
-constexpr int64_t kOnlyRow = 0;
-
+// Weights of the output row `rows` input rows (1 to 3) below the buffer's first one: each lane's bytes, of all groups
+// in sequence, move up by as many.
 template <class V>
-inline void store_pixel(const DepthwiseParams& p, typename V::I32 (&acc)[1][4], int64_t pixel, int64_t channel,
-                        int count) {
-  const int64_t offset = pixel * p.channels + channel;
-  const Epilogue& e = p.epilogue;
-  if (e.output == Epilogue::Output::kU8) {
-    // Of one kind, so that its constants stay in registers over the pixels: 5x5 240@28 96 us, 109 with those of
-    // store_u8.
-    store_rows<V, 1, 4, false, false>(e, acc, channel, static_cast<uint8_t*>(p.out) + offset, 0, count,
-                                      e.residual ? e.residual + pixel * e.residual_stride + channel : nullptr,
-                                      &kOnlyRow);
-  } else {
-    alignas(64) int32_t spilled[4 * V::kLanes];
-#pragma GCC unroll 8
-    for (int v = 0; v < 4; ++v) V::store_i32(spilled + v * V::kLanes, acc[0][v]);
-    store_general<V, 4>(p.epilogue, spilled, channel, p.out, offset, pixel, channel, count);
+void move_down(const DepthwiseParams& p, const uint8_t* weight, int64_t rows, uint8_t* out) {
+  const int64_t groups = row_groups(p), words = V::kDwBytes;  // four vectors' lanes
+  for (int64_t t = 0; t < p.conv.kernel_w; ++t) {
+    for (int64_t k = groups - 1; k >= 0; --k) {
+      const uint8_t* from = weight + (t * groups + k) * 4 * V::kDwBytes;
+      uint8_t* to = out + (t * groups + k) * 4 * V::kDwBytes;
+      for (int64_t i = 0; i < words; ++i) {
+        uint32_t low = 0, high;
+        __builtin_memcpy(&high, from + 4 * i, 4);
+        if (k > 0) __builtin_memcpy(&low, from - 4 * V::kDwBytes + 4 * i, 4);
+        high = high << 8 * rows | low >> (32 - 8 * rows);
+        __builtin_memcpy(to + 4 * i, &high, 4);
+      }
+    }
   }
 }
 
-// Kernels of three columns and one group of rows to bytes, straight from the image. `first` is the index of the first
-// pixel. Everything is inlined: a call would spill the window.
-template <class V, int Stride>
-[[gnu::flatten]] void depthwise_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, int64_t w0,
-                                        const uint8_t* weight, int64_t first, int64_t pixels, int64_t channel,
-                                        int count) {
-  const ConvGeometry& g = p.conv;
-  const uint8_t* outside = p.pad_row + channel;
-  const uint8_t* rows[4];
-  tap_rows(p, image, h0, 0, channel, rows);
-  int64_t step[4];
-  for (int i = 0; i < 4; ++i) {
-    step[i] = rows[i] ? p.channels : 0;
-    if (!rows[i]) rows[i] = outside;
-  }
-  typename V::DwWeight held[3][4];
-#pragma GCC unroll 8
-  for (int t = 0; t < 3; ++t)
-#pragma GCC unroll 8
-    for (int v = 0; v < 4; ++v) held[t][v] = V::load_dw(weight + (t * 4 + v) * V::kDwBytes);
-  typename V::I32 window[3][4] = {};
-  const auto column = [&](int64_t w, typename V::I32(&mixed)[4]) {
-    const bool inside = w >= 0 && w < g.in_w;
-    typename V::U8 taps[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 3; ++i) taps[i] = V::template load_u8<4>(inside ? rows[i] + w * step[i] : outside, count);
-    // A fourth row has weights of 0 if the kernel has three: any bytes will do.
-    taps[3] = p.kernel_h < 4 ? taps[2] : V::template load_u8<4>(inside ? rows[3] + w * step[3] : outside, count);
-    V::interleave(taps, mixed);
-  };
-  const auto shift = [&] {
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) {
-      window[0][v] = window[1][v];
-      window[1][v] = window[2][v];
-    }
-  };
-  for (int64_t t = 0; t < 3 - Stride; ++t) {
-    shift();
-    column(w0 + t, window[2]);
-  }
-  int64_t next = w0 + 3 - Stride;
-  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-#pragma GCC unroll 2
-    for (int s = 0; s < Stride; ++s) {
-      shift();
-      column(next++, window[2]);
-    }
-    typename V::I32 acc[1][4];
-#pragma GCC unroll 8
-    for (int v = 0; v < 4; ++v) {
-      acc[0][v] = V::load_i32(p.epilogue.init + channel + v * V::kLanes);
-#pragma GCC unroll 4
-      for (int t = 0; t < 3; ++t) acc[0][v] = V::dot_mixed(acc[0][v], window[t][v], held[t][v]);
-    }
-    const Epilogue& e = p.epilogue;
-    store_u8<V, 1, 4>(e, acc, channel, static_cast<uint8_t*>(p.out) + (first + pixel) * p.channels + channel, 0, count,
-                      nullptr, &kOnlyRow);
-  }
-}
-
-// `Taps` columns and `Groups` groups of rows from the buffer, one vector of channels after the other.
-template <class V, int Taps, int Groups>
-void depthwise_window(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t first,
-                      int64_t pixels, int64_t channel, int count, int32_t* sums) {
-  const int64_t bytes = column_bytes<V>(p), stride = p.conv.stride_w;
+// `Taps` columns and `Groups` groups of rows from the buffer, one vector of channels after the other: weights and the
+// sums of `Pixels` neighbours are in registers, each input is loaded once for all of them.
+template <class V, int Taps, int Groups, int Stride, int Pixels>
+void depthwise_taps(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t pixels,
+                    int64_t channel, int32_t* sums) {
+  const int64_t bytes = Groups * 4 * V::kDwInputBytes;
+  const bool to_bytes = p.epilogue.output == Epilogue::Output::kU8;
   for (int v = 0; v < 4; ++v) {
     typename V::DwWeight held[Taps][Groups];
-    typename V::DwInput window[Taps][Groups] = {};
 #pragma GCC unroll 8
     for (int t = 0; t < Taps; ++t)
 #pragma GCC unroll 2
       for (int k = 0; k < Groups; ++k) held[t][k] = V::load_dw(weight + ((t * Groups + k) * 4 + v) * V::kDwBytes);
-    const uint8_t* next = buffer + v * V::kDwInputBytes;
-    const auto take = [&] {
+    const int64_t slot = channel + v * V::kLanes;
+    const typename V::I32 init = V::load_i32(p.epilogue.init + slot);
+    const typename V::F32 mult = V::load_f32(p.epilogue.mult + slot), bias = V::load_f32(p.epilogue.bias + slot);
+    for (int64_t first = 0; first < pixels; first += Pixels) {
+      const uint8_t* x = buffer + first * Stride * bytes + v * V::kDwInputBytes;
+      typename V::I32 acc[Pixels];
 #pragma GCC unroll 8
-      for (int t = 1; t < Taps; ++t)
+      for (int i = 0; i < Pixels; ++i) acc[i] = init;
+#pragma GCC unroll 32
+      for (int c = 0; c < (Pixels - 1) * Stride + Taps; ++c)
 #pragma GCC unroll 2
-        for (int k = 0; k < Groups; ++k) window[t - 1][k] = window[t][k];
-#pragma GCC unroll 2
-      for (int k = 0; k < Groups; ++k) window[Taps - 1][k] = V::load_dw_input(next + k * 4 * V::kDwInputBytes);
-      next += bytes;
-    };
-    for (int64_t t = 0; t < Taps - stride; ++t) take();
-    const typename V::I32 init = V::load_i32(p.epilogue.init + channel + v * V::kLanes);
-    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-      for (int64_t s = 0; s < stride; ++s) take();
-      // Two chains, for the latency of the dot product.
-      typename V::I32 acc[2] = {init, V::set_i32(0)};
+        for (int k = 0; k < Groups; ++k) {
+          const typename V::DwInput in = V::load_dw_input(x + c * bytes + k * 4 * V::kDwInputBytes);
 #pragma GCC unroll 8
-      for (int t = 0; t < Taps; ++t)
-#pragma GCC unroll 2
-        for (int k = 0; k < Groups; ++k) acc[(t + k) % 2] = V::dot_dw(acc[(t + k) % 2], window[t][k], held[t][k]);
-      V::store_i32(sums + (pixel * 4 + v) * V::kLanes, V::add_i32(acc[0], acc[1]));
+          for (int i = 0; i < Pixels; ++i) {
+            const int t = c - i * Stride;
+            if (t >= 0 && t < Taps) acc[i] = V::dot_dw(acc[i], in, held[t][k]);
+          }
+        }
+#pragma GCC unroll 8
+      for (int i = 0; i < Pixels; ++i) {
+        int32_t* to = sums + ((first + i) * 4 + v) * V::kLanes;
+        if (to_bytes)
+          V::store_f32(reinterpret_cast<float*>(to), V::add(V::mul(V::to_f32(acc[i]), mult), bias));
+        else
+          V::store_i32(to, acc[i]);
+      }
     }
-  }
-  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    typename V::I32 acc[1][4];
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) acc[0][v] = V::load_i32(sums + (pixel * 4 + v) * V::kLanes);
-    store_pixel<V>(p, acc, first + pixel, channel, count);
   }
 }
 
-// Any kernel, from the buffer.
+// Any kernel.
 template <class V>
-void depthwise_pixels(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t first,
-                      int64_t pixels, int64_t channel, int count) {
+void depthwise_any(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t pixels,
+                   int64_t channel, int32_t* sums) {
   const ConvGeometry& g = p.conv;
   const int64_t bytes = column_bytes<V>(p);
+  const bool to_bytes = p.epilogue.output == Epilogue::Output::kU8;
   for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    typename V::I32 acc[1][4];
+    typename V::I32 acc[4];
 #pragma GCC unroll 8
-    for (int v = 0; v < 4; ++v) acc[0][v] = V::load_i32(p.epilogue.init + channel + v * V::kLanes);
+    for (int v = 0; v < 4; ++v) acc[v] = V::load_i32(p.epilogue.init + channel + v * V::kLanes);
     const uint8_t *x = buffer + pixel * g.stride_w * bytes, *w = weight;
     for (int64_t repeat = 0; repeat < p.repeats; ++repeat)
       for (int64_t t = 0; t < g.kernel_w; ++t)
@@ -207,45 +187,209 @@ void depthwise_pixels(const DepthwiseParams& p, const uint8_t* buffer, const uin
           const uint8_t* column = x + t * g.dilation_w * bytes + group * 4 * V::kDwInputBytes;
 #pragma GCC unroll 8
           for (int v = 0; v < 4; ++v)
-            acc[0][v] =
-                V::dot_dw(acc[0][v], V::load_dw_input(column + v * V::kDwInputBytes), V::load_dw(w + v * V::kDwBytes));
+            acc[v] =
+                V::dot_dw(acc[v], V::load_dw_input(column + v * V::kDwInputBytes), V::load_dw(w + v * V::kDwBytes));
         }
-    store_pixel<V>(p, acc, first + pixel, channel, count);
+#pragma GCC unroll 8
+    for (int v = 0; v < 4; ++v) {
+      int32_t* to = sums + (pixel * 4 + v) * V::kLanes;
+      if (to_bytes)
+        V::store_f32(reinterpret_cast<float*>(to), scaled<V>(p.epilogue, acc[v], channel + v * V::kLanes));
+      else
+        V::store_i32(to, acc[v]);
+    }
   }
 }
 
-// One block of `count` channels of one stretch of an output row; `first` is its first output pixel.
+template <class V, int Taps, int Groups>
+void depthwise_kernel(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t pixels,
+                      int64_t channel, int32_t* sums) {
+  const bool seven = depthwise_block_pixels(p.conv) == 7;
+  if (p.conv.stride_w == 1) {
+    if (seven) return depthwise_taps<V, Taps, Groups, 1, 7>(p, buffer, weight, pixels, channel, sums);
+    return depthwise_taps<V, Taps, Groups, 1, 8>(p, buffer, weight, pixels, channel, sums);
+  }
+  if (seven) return depthwise_taps<V, Taps, Groups, 2, 7>(p, buffer, weight, pixels, channel, sums);
+  return depthwise_taps<V, Taps, Groups, 2, 8>(p, buffer, weight, pixels, channel, sums);
+}
+
+// The sums of a stretch of an output row; of those past `pixels`, up to a whole block, nothing is made.
 template <class V>
-void depthwise_block(const DepthwiseParams& p, const uint8_t* image, int64_t oh, int64_t ow, int64_t first,
-                     int64_t pixels, int64_t channel, int count, uint8_t* scratch) {
+void depthwise_sums(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t pixels,
+                    int64_t channel, int32_t* sums) {
   const ConvGeometry& g = p.conv;
-  const int64_t channel_bytes = p.repeats * g.kernel_w * row_groups(p) * V::kDwBytes / V::kLanes;
-  const uint8_t* weight = p.weight + channel * channel_bytes;
-  const int64_t h0 = oh * g.stride_h - g.pad_h, w0 = ow * g.stride_w - g.pad_w;
-  const bool plain = p.repeats == 1 && g.dilation_w == 1 && g.stride_w <= 2;
-  if constexpr (V::kDwWindow >= 14) {
-    // Other outputs would push the window out of the registers.
-    if (plain && g.kernel_w == 3 && row_groups(p) == 1 && p.epilogue.output == Epilogue::Output::kU8 &&
-        !p.epilogue.residual) {
-      if (g.stride_w == 1)
-        depthwise_columns<V, 1>(p, image, h0, w0, weight, first, pixels, channel, count);
-      else
-        depthwise_columns<V, 2>(p, image, h0, w0, weight, first, pixels, channel, count);
-      return;
+  if (p.repeats == 1 && g.dilation_w == 1 && g.stride_w <= 2) {
+    if constexpr (V::kDwTaps >= 3)
+      if (g.kernel_w == 3 && row_groups(p) == 1)
+        return depthwise_kernel<V, 3, 1>(p, buffer, weight, pixels, channel, sums);
+    if constexpr (V::kDwTaps >= 14) {
+      if (g.kernel_w == 5 && row_groups(p) == 2)
+        return depthwise_kernel<V, 5, 2>(p, buffer, weight, pixels, channel, sums);
+      if (g.kernel_w == 7 && row_groups(p) == 2)
+        return depthwise_kernel<V, 7, 2>(p, buffer, weight, pixels, channel, sums);
     }
   }
-  const int64_t columns = buffer_columns(g, pixels);
-  fill_columns<V>(p, image, h0, w0, columns, channel, count, scratch);
-  auto* sums = reinterpret_cast<int32_t*>(scratch + columns * column_bytes<V>(p));
-  if (plain && g.kernel_w == 3 && row_groups(p) == 1)
-    return depthwise_window<V, 3, 1>(p, scratch, weight, first, pixels, channel, count, sums);
-  if constexpr (V::kDwWindow >= 14) {
-    if (plain && g.kernel_w == 5 && row_groups(p) == 2)
-      return depthwise_window<V, 5, 2>(p, scratch, weight, first, pixels, channel, count, sums);
-    if (plain && g.kernel_w == 7 && row_groups(p) == 2)
-      return depthwise_window<V, 7, 2>(p, scratch, weight, first, pixels, channel, count, sums);
+  depthwise_any<V>(p, buffer, weight, pixels, channel, sums);
+}
+
+template <class V, bool Bounded, bool Plain>
+void store_bytes(const Epilogue& e, const int32_t* sums, int64_t pixels, uint8_t* out, int64_t channels, int count,
+                 const uint8_t* residual) {
+  for (int64_t pixel = 0; pixel < pixels; ++pixel, sums += 4 * V::kLanes, out += channels) {
+    typename V::F32 x[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) x[v] = V::load_f32(reinterpret_cast<const float*>(sums) + v * V::kLanes);
+    store_scaled<V, 4, Bounded, Plain>(e, x, out, count, residual);
+    if (residual) residual += e.residual_stride;
   }
-  depthwise_pixels<V>(p, scratch, weight, first, pixels, channel, count);
+}
+
+// From sums to the output; `first` is the first one's pixel.
+template <class V>
+void store_pixels(const DepthwiseParams& p, const int32_t* sums, int64_t first, int64_t pixels, int64_t channel,
+                  int count) {
+  const Epilogue& e = p.epilogue;
+  const int64_t offset = first * p.channels + channel;
+  if (e.output != Epilogue::Output::kU8) {
+    for (int64_t pixel = 0; pixel < pixels; ++pixel)
+      store_general<V, 4>(e, sums + pixel * 4 * V::kLanes, channel, p.out, offset + pixel * p.channels, first + pixel,
+                          channel, count);
+    return;
+  }
+  uint8_t* out = static_cast<uint8_t*>(p.out) + offset;
+  const uint8_t* residual = e.residual ? e.residual + first * e.residual_stride + channel : nullptr;
+  if (e.plain && !e.table)
+    store_bytes<V, true, true>(e, sums, pixels, out, p.channels, count, residual);
+  else if (e.bounded)
+    store_bytes<V, true, false>(e, sums, pixels, out, p.channels, count, residual);
+  else
+    store_bytes<V, false, false>(e, sums, pixels, out, p.channels, count, residual);
+}
+
+// Kernels of three columns and one group of rows to bytes, straight from the image: the window of interleaved columns
+// is in registers, and moves through them by unrolling. `Whole`: count is a whole block's. Everything is inlined: a
+// call would spill the window.
+template <class V, int Stride, int Rows, bool Whole, bool Plain>
+[[gnu::flatten]] void depthwise_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, int64_t w0,
+                                        const uint8_t* weight, const uint8_t* moved, int64_t first, int64_t pixels,
+                                        int64_t channel, int count) {
+  if (Whole && count != 4 * V::kLanes) __builtin_unreachable();
+  const ConvGeometry& g = p.conv;
+  const Epilogue& e = p.epilogue;
+  const uint8_t* outside = p.pad_row + channel;
+  const uint8_t *rows[4], *next[4];
+  tap_rows(p, image, h0, 0, (Rows - 1) * g.stride_h + p.kernel_h, channel, rows);
+  int64_t step[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    step[i] = rows[i] ? p.channels : 0;
+    next[i] = rows[i] ? rows[i] + w0 * p.channels : outside;
+  }
+  // Weights of one row stay in registers, those of two are read at every pixel.
+  typename V::DwWeight held[3][4];
+#pragma GCC unroll 4
+  for (int t = 0; t < 3; ++t)
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) held[t][v] = V::load_dw(weight + (t * 4 + v) * V::kDwBytes);
+  typename V::I32 window[3][4];
+  int64_t w = w0;
+  const auto column = [&](typename V::I32(&mixed)[4]) __attribute__((always_inline)) {
+    const bool inside = static_cast<uint64_t>(w) < static_cast<uint64_t>(g.in_w);
+    typename V::U8 taps[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      taps[i] = V::template load_u8<4>(inside ? next[i] : outside, count);
+      next[i] += step[i];
+    }
+    V::interleave(taps, mixed);
+    ++w;
+  };
+  const int64_t places[2] = {0, g.out_w};
+  uint8_t* out = static_cast<uint8_t*>(p.out) + first * p.channels + channel;
+  const auto pixel = [&](auto number) __attribute__((always_inline)) {
+    constexpr int kFirst = decltype(number)::value;  // where the window begins
+#pragma GCC unroll 2
+    for (int s = 0; s < Stride; ++s) column(window[(kFirst + 3 - Stride + s) % 3]);
+    typename V::I32 acc[Rows][4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      const typename V::I32 init = V::load_i32(e.init + channel + v * V::kLanes);
+#pragma GCC unroll 2
+      for (int r = 0; r < Rows; ++r) acc[r][v] = init;
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < 3; ++t)
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v)
+#pragma GCC unroll 2
+        for (int r = 0; r < Rows; ++r) {
+          const auto place = (t * 4 + v) * V::kDwBytes;
+          const auto w = Rows == 1 ? held[t][v] : V::load_dw((r ? moved : weight) + place);
+          acc[r][v] = V::dot_mixed(acc[r][v], window[(kFirst + t) % 3][v], w);
+        }
+    store_rows<V, Rows, 4, true, Plain>(e, acc, channel, out, p.channels, count, nullptr, places);
+    out += p.channels;
+  };
+#pragma GCC unroll 2
+  for (int t = 0; t < 3 - Stride; ++t) column(window[t]);
+  // After a pixel the window begins Stride registers later.
+  for (;;) {
+    pixel(std::integral_constant<int, 0>{});
+    if (--pixels == 0) break;
+    pixel(std::integral_constant<int, Stride % 3>{});
+    if (--pixels == 0) break;
+    pixel(std::integral_constant<int, 2 * Stride % 3>{});
+    if (--pixels == 0) break;
+  }
+}
+
+// Of part blocks all are taken as if they had a zero point and bounds of their own.
+template <class V, int Stride, int Rows, bool Whole, class... Args>
+void columns_kind(const DepthwiseParams& p, const Args&... args) {
+  if constexpr (Whole)
+    if (p.epilogue.plain && !p.epilogue.table) return depthwise_columns<V, Stride, Rows, true, true>(p, args...);
+  depthwise_columns<V, Stride, Rows, Whole, false>(p, args...);
+}
+
+template <class V, bool Whole, class... Args>
+void columns_shape(const DepthwiseParams& p, int64_t rows, const Args&... args) {
+  if (rows == 2) return columns_kind<V, 1, 2, Whole>(p, args...);
+  if (p.conv.stride_w == 1) return columns_kind<V, 1, 1, Whole>(p, args...);
+  columns_kind<V, 2, 1, Whole>(p, args...);
+}
+
+// What depthwise_columns takes: other outputs would push the window out of the registers.
+template <class V>
+bool takes_columns(const DepthwiseParams& p, int64_t rows) {
+  const ConvGeometry& g = p.conv;
+  return p.repeats == 1 && g.dilation_w == 1 && g.kernel_w == 3 && row_groups(p) == 1 &&
+         (rows == 1 ? g.stride_w <= 2 : rows == 2 && g.stride_w == 1) && p.epilogue.output == Epilogue::Output::kU8 &&
+         !p.epilogue.residual;
+}
+
+// One block of `count` channels of one stretch of `rows` output rows; `first` is the first pixel of the first one.
+template <class V, bool Whole>
+void depthwise_block(const DepthwiseParams& p, const uint8_t* image, int64_t oh, int64_t rows, int64_t ow,
+                     int64_t first, int64_t pixels, int64_t channel, int count, uint8_t* scratch) {
+  const ConvGeometry& g = p.conv;
+  const uint8_t* weight = p.weight + channel * weight_bytes<V>(p) / (4 * V::kLanes);
+  const int64_t h0 = oh * g.stride_h - g.pad_h, w0 = ow * g.stride_w - g.pad_w;
+  if constexpr (V::kDwColumns) {
+    if (takes_columns<V>(p, rows)) {
+      if (rows == 2) move_down<V>(p, weight, g.stride_h, scratch);
+      return columns_shape<V, Whole>(p, rows, image, h0, w0, weight, scratch, first, pixels, channel, count);
+    }
+  }
+  const int64_t block = depthwise_block_pixels(g), whole = (pixels + block - 1) / block * block;
+  const int64_t columns = buffer_columns(g, whole);
+  fill_columns<V, Whole>(p, image, h0, (rows - 1) * g.stride_h + p.kernel_h, w0, columns, channel, count, scratch);
+  auto* sums = reinterpret_cast<int32_t*>(scratch + columns * column_bytes<V>(p));
+  uint8_t* moved = reinterpret_cast<uint8_t*>(sums + whole * 4 * V::kLanes);
+  for (int64_t r = 0; r < rows; ++r) {
+    if (r > 0) move_down<V>(p, weight, r * g.stride_h, moved);
+    depthwise_sums<V>(p, scratch, r > 0 ? moved : weight, whole, channel, sums);
+    store_pixels<V>(p, sums, first + r * g.out_w, pixels, channel, count);
+  }
 }
 
 // Rows are (image, output row) pairs.
@@ -253,19 +397,28 @@ template <class V>
 void depthwise(const DepthwiseParams& p, int64_t row0, int64_t row1, uint8_t* scratch) {
   const ConvGeometry& g = p.conv;
   constexpr int kBlock = 4 * V::kLanes;
-  for (int64_t row = row0; row < row1; ++row) {
+  const int64_t together = rows_together<V>(p), stretch = depthwise_stretch<V>(p);
+  int64_t rows;
+  for (int64_t row = row0; row < row1; row += rows) {
     const int64_t oh = row % g.out_h;
+    rows = together < row1 - row ? together : row1 - row;
+    if (rows > g.out_h - oh) rows = g.out_h - oh;
     const uint8_t* image = p.x + row / g.out_h * g.image_stride;
-    for (int64_t ow = 0; ow < g.out_w; ow += kDepthwisePixels) {
-      const int64_t pixels = g.out_w - ow < kDepthwisePixels ? g.out_w - ow : kDepthwisePixels;
+    for (int64_t ow = 0; ow < g.out_w; ow += stretch) {
+      const int64_t pixels = g.out_w - ow < stretch ? g.out_w - ow : stretch;
       const int64_t first = row * g.out_w + ow;
       for (int64_t channel = 0; channel < p.channels; channel += kBlock) {
         const int64_t left = p.channels - channel;
         const int count = left < kBlock ? static_cast<int>(left) : kBlock;
-        if (count <= 4 * V::kHalfLanes)
-          depthwise_block<typename V::Half>(p, image, oh, ow, first, pixels, channel, count, scratch);
+        const auto run = [&](auto kernel) { kernel(p, image, oh, rows, ow, first, pixels, channel, count, scratch); };
+        if (count == kBlock)
+          run(depthwise_block<V, true>);
+        else if (count > 4 * V::kHalfLanes)
+          run(depthwise_block<V, false>);
+        else if (count == 4 * V::kHalfLanes)
+          run(depthwise_block<typename V::Half, true>);
         else
-          depthwise_block<V>(p, image, oh, ow, first, pixels, channel, count, scratch);
+          run(depthwise_block<typename V::Half, false>);
       }
     }
   }

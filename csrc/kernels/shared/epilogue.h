@@ -40,6 +40,24 @@ inline typename V::U8 with_residual(const Epilogue& e, const typename V::F32 (&x
   return V::template narrow<NV, Plain>(q, e.sum_zero_point, e.sum_lo, e.sum_hi);
 }
 
+// One row of scaled values to bytes; `residual` is its row's, or null.
+template <class V, int NV, bool Bounded, bool Plain>
+__attribute__((always_inline)) inline void store_scaled(const Epilogue& e, const typename V::F32 (&x)[NV], uint8_t* out,
+                                                        int cols, const uint8_t* residual) {
+  typename V::U8 bytes;
+  if (residual) {
+    bytes = with_residual<V, NV, Bounded, Plain>(e, x, V::template load_u8<NV>(residual, cols));
+  } else {
+    typename V::I32 q[NV];
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) q[v] = rounded<V, Bounded>(x[v]);
+    bytes = V::template narrow<NV, Plain>(q, e.zero_point, e.lo, e.hi);
+  }
+  if (!Plain && e.table) bytes = V::lookup(bytes, e.table);
+  if (!Plain) bytes = V::flip(bytes, e.out_xor);
+  V::template store_u8<NV>(out, bytes, cols);
+}
+
 // `out` and `residual` (or null) are those of row 0 and the tile's first column; `places` are the rows of the tile.
 template <class V, int MR, int NV, bool Bounded, bool Plain>
 __attribute__((always_inline)) inline void store_rows(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t slot,
@@ -86,19 +104,8 @@ __attribute__((always_inline)) inline void store_rows(const Epilogue& e, typenam
     typename V::F32 x[NV];
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) x[v] = V::add(V::mul(V::to_f32(acc[r][v]), mult[v]), bias[v]);
-    typename V::U8 bytes;
-    if (residual) {
-      bytes = with_residual<V, NV, Bounded, Plain>(
-          e, x, V::template load_u8<NV>(residual + places[r] * e.residual_stride, cols));
-    } else {
-      typename V::I32 q[NV];
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) q[v] = rounded<V, Bounded>(x[v]);
-      bytes = V::template narrow<NV, Plain>(q, e.zero_point, e.lo, e.hi);
-    }
-    if (!Plain && e.table) bytes = V::lookup(bytes, e.table);
-    if (!Plain) bytes = V::flip(bytes, e.out_xor);
-    V::template store_u8<NV>(out + places[r] * out_stride, bytes, cols);
+    store_scaled<V, NV, Bounded, Plain>(e, x, out + places[r] * out_stride, cols,
+                                        residual ? residual + places[r] * e.residual_stride : nullptr);
   }
 }
 
