@@ -58,8 +58,8 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
   Epilogue e;
   const int64_t per_group = slots_per_group(h), slots = h.groups * per_group;
   const auto array_bytes = static_cast<size_t>(slots) * 12;
-  if (cache) cache->arrays.resize(array_bytes);
-  auto* init = reinterpret_cast<int32_t*>(cache ? cache->arrays.data() : scratch(Scratch::kEpilogue, array_bytes));
+  auto* init =
+      reinterpret_cast<int32_t*>(cache ? cache->resize(array_bytes) : scratch(Scratch::kEpilogue, array_bytes));
   auto* mult = reinterpret_cast<float*>(init + slots);
   auto* offset = mult + slots;
   e.init = init;

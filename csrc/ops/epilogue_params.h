@@ -42,10 +42,18 @@ class EpilogueCache {
     return cache;
   }
 
+  // Room for the arrays, at the begin of a line of the cache: a vector that lies in two of them is read twice.
+  uint8_t* resize(size_t bytes) {
+    arrays_.resize(bytes + 64);
+    return arrays_.data() + (64 - reinterpret_cast<uintptr_t>(arrays_.data()) % 64) % 64;
+  }
+
   bool filled = false;
   Epilogue epilogue;
-  std::vector<uint8_t> arrays;
   uint8_t table[256] = {};
+
+ private:
+  std::vector<uint8_t> arrays_;
 };
 
 // Fills `e` for all groups; arrays live in the calling thread's scratch until its next operator. Group g

@@ -201,12 +201,14 @@ struct Tiling {
 // What a register tile works on.
 struct Tile {
   int rows;
-  int64_t m;                       // its first row; those of store_u8 are `places`
-  const int64_t* places;           // rows of the output
+  int64_t m;                       // its first row
+  const int64_t* places;           // rows of the output; null: from m on
   const uint8_t* const* pointers;  // [tap][row]; with `offsets` [row]
   int64_t taps;
   const int32_t* kept = nullptr;     // which taps of B these are; null: all
   const int64_t* offsets = nullptr;  // of the taps from `pointers`
+
+  int64_t place(int row) const { return places ? places[row] : m + row; }
 };
 
 // What becomes of a tile's accumulators.
@@ -217,8 +219,11 @@ void store_tile(const IgemmParams& p, const Tile& work, typename V::I32 (&acc)[M
   const int cols = left < NV * V::kLanes ? static_cast<int>(left) : NV * V::kLanes;
   const Epilogue& e = p.epilogue;
   if (e.output == Epilogue::Output::kU8) {
+    int64_t places[MR];
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r) places[r] = work.place(r);
     store_u8<V, MR, NV>(e, acc, slot, static_cast<uint8_t*>(p.out) + col, p.out_stride, cols,
-                        e.residual ? e.residual + col : nullptr, work.places);
+                        e.residual ? e.residual + col : nullptr, places);
     return;
   }
   if constexpr (V::kOrders && NV != 3) {
@@ -436,7 +441,7 @@ void staggered_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int
       for (int r = 0; r < kHeight; ++r) {
 #pragma GCC unroll 8
         for (int v = 0; v < NV; ++v) before[r][v] = acc[r][v];
-        places[r] = work.places[rows[r]];
+        places[r] = work.place(rows[r]);
       }
       waiting = work.rows - first < kHeight ? work.rows - first : kHeight;
     }
@@ -493,12 +498,14 @@ void staggered_panel(int vectors, const IgemmParams& p, const Tile* tiles, int64
   }
 }
 
-constexpr int64_t kStaggeredTerms = 512;
+// A tile of fewer terms is so short that the core sees the next one's products during its epilogue; one of more has no
+// time to save.
+constexpr int64_t kStaggeredFrom = 28, kStaggeredTerms = 512;
 
 inline bool staggers(const IgemmParams& p, int64_t groups) {
   const Epilogue& e = p.epilogue;
   return e.output == Epilogue::Output::kU8 && e.bounded && !e.table && !e.row_init && p.taps == 1 &&
-         groups * 4 <= kStaggeredTerms;
+         (e.residual || groups * 4 >= kStaggeredFrom) && groups * 4 <= kStaggeredTerms;
 }
 
 // All panels of a chunk of tiles.
@@ -578,18 +585,18 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
   tap_offsets(p, offsets);
   RowCursor cursor = p.conv ? cursor_at(*p.conv, m0) : RowCursor{};
   const Inside inside(p);
-  int64_t places[kChunkRows<V>];
   Tile tiles[kChunkTiles<V>];
   for (int64_t chunk = m0; chunk < m1; chunk += kChunkRows<V>) {
     const int64_t rows = m1 - chunk < kChunkRows<V> ? m1 - chunk : kChunkRows<V>;
     const Tiling tiling(rows, halves);
-    for (int64_t r = 0; r < rows; ++r) places[r] = chunk + r;
     if (p.pieces) gather_pieces(p, offsets, rows, cursor, gathered);
     int64_t m = chunk;
     for (int64_t i = 0; i < tiling.count; ++i) {
       const uint8_t** block = pointers + i * kMaxRows * p.taps;
       const bool bases = !V::kWidenA && !p.pieces && p.conv && row_bases(p, inside, tiling.rows(i), cursor, block);
-      if (p.pieces)
+      if (!p.conv && p.taps == 1)
+        for (int r = 0; r < tiling.rows(i); ++r) block[r] = p.a + (m + r) * p.a_stride;
+      else if (p.pieces)
         gathered_pointers(p, gathered + (m - chunk) * stride, stride, tiling.rows(i), block);
       else if (!bases)
         row_pointers(p, inside, offsets, m, tiling.rows(i), cursor, block);
@@ -607,7 +614,7 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
             block[t * kMaxRows + r] = block[(t - p.unique_taps) * kMaxRows + r];
         }
       }
-      tiles[i] = {tiling.rows(i), m, places + (m - chunk), block, p.taps, nullptr, bases ? offsets : nullptr};
+      tiles[i] = {tiling.rows(i), m, nullptr, block, p.taps, nullptr, bases ? offsets : nullptr};
       m += tiling.rows(i);
     }
     multiply_tiles<V>(p, tiles, tiling.count, groups, panel0, panel1);

@@ -131,12 +131,10 @@ void finish_rows(const IgemmParams& p, const Tile& work, const uint8_t* sums, in
 
 template <class V, int NV>
 void finish(const IgemmParams& p, int64_t m, int64_t rows, const uint8_t* sums, int64_t col) {
-  int64_t places[kTileChunk];
-  for (int64_t r = 0; r < rows; ++r) places[r] = m + r;
   int64_t r = 0;
   for (; r + 4 <= rows; r += 4)
-    finish_rows<V, 4, NV>(p, {4, m + r, places + r, nullptr, 0}, sums + r * NV * kTileBytes, col);
-  for (; r < rows; ++r) finish_rows<V, 1, NV>(p, {1, m + r, places + r, nullptr, 0}, sums + r * NV * kTileBytes, col);
+    finish_rows<V, 4, NV>(p, {4, m + r, nullptr, nullptr, 0}, sums + r * NV * kTileBytes, col);
+  for (; r < rows; ++r) finish_rows<V, 1, NV>(p, {1, m + r, nullptr, nullptr, 0}, sums + r * NV * kTileBytes, col);
 }
 
 template <class V, class T>
