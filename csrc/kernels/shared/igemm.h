@@ -241,6 +241,17 @@ void store_tile(const IgemmParams& p, const Tile& work, typename V::I32 (&acc)[M
     store_general<V, NV>(e, spilled[r], slot, p.out, (m + r) * p.out_stride + col, m + r, col, cols);
 }
 
+// Weights are asked for this many bytes before they are multiplied: about as long as a line takes from the last cache,
+// and past the page at whose end the core's own prefetching stops. On Zen 5 a 128x768x3072 product whose weights come
+// from there takes 5 % less, and nothing more where they are near.
+constexpr int64_t kPrefetch = 8192;
+
+template <int Bytes>
+__attribute__((always_inline)) inline void prefetch_weights(const uint8_t* b) {
+#pragma GCC unroll 8
+  for (int i = 0; i < Bytes; i += 64) __builtin_prefetch(b + kPrefetch + i);
+}
+
 template <class V, int MR, int NV>
 void tile(const IgemmParams& p, const Tile& work, int64_t groups, const uint8_t* panel, int64_t col) {
   const int64_t m = work.m;
@@ -269,6 +280,7 @@ void tile(const IgemmParams& p, const Tile& work, int64_t groups, const uint8_t*
       typename V::I32 bv[NV];
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) bv[v] = V::load_i32(reinterpret_cast<const int32_t*>(b) + v * V::kLanes);
+      prefetch_weights<NV * V::kLanes * 4>(b);
       b += NV * V::kLanes * 4;
 #pragma GCC unroll 8
       for (int r = 0; r < MR; ++r) {
@@ -417,8 +429,12 @@ void staggered_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int
       }
     }
   };
-  for (int64_t i = 0; i < count; ++i) {
+  const uint8_t* next_panel = panel + groups * kStep;
+  const int64_t share = ceil_div(groups * kStep, count * 64) * 64;
+  for (int64_t i = 0; i < count; ++i, next_panel += share) {
     const Tile& work = tiles[i];
+    // Not among the products, whose registers they would take.
+    for (int64_t line = 0; line < share; line += 64) __builtin_prefetch(next_panel + line);
     for (int first = 0; first < work.rows; first += kHeight) {
       int rows[kHeight];
 #pragma GCC unroll 8
