@@ -176,6 +176,9 @@ struct SoftmaxParams {
 };
 
 // A matrix [k, n] of bytes to be packed at run time; zero_point is that of q - 128.
+// Below every sum of attention's, and no further from one than an int32 can hold.
+constexpr int32_t kNoScore = -(int32_t{1} << 30);
+
 struct ActivationView {
   const uint8_t* data;
   int64_t k, n, stride_k, stride_n;

@@ -136,6 +136,7 @@ Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, doubl
       const int64_t key_item = item / heads * key_heads + item % heads / (heads / key_heads);
       if (key_item != packed) {
         pack(keys, keys.head(key_item, key_heads), true, queries.zero_point, w.keys, w.key_init);
+        for (int64_t i = t; i < slots(t) && !mask; ++i) w.key_init[panel_slot(kernel, i, slots(t))] = kNoScore;
         pack(values, values.head(key_item, key_heads), false, 0, w.values, w.value_init);
         packed = key_item;
       }
@@ -163,7 +164,9 @@ Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, doubl
             masked = start;
           }
           const int64_t seen = causal ? std::min(t, row + i + 1) : t;
-          w.sums[i] = kernel.attention_row(w.scores + i * s_stride, seen, score_scale, w.mask, p);
+          int32_t* scores = w.scores + i * s_stride;
+          if (seen < t) std::fill(scores + seen, scores + slots(seen), kNoScore);
+          w.sums[i] = kernel.attention_row(scores, seen, score_scale, w.mask, p);
           std::fill(p + seen, p + p_stride, uint8_t{0});
           w.row_init[i] =
               static_cast<int32_t>(-static_cast<uint32_t>(values.zero_point - 128) * static_cast<uint32_t>(w.sums[i]));

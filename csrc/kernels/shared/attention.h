@@ -8,27 +8,50 @@ namespace zeropoint {
 namespace {
 
 // rhe(255 * 2^y) for y <= 0: of degree 3 on half a power of two to either side (7.5e-5, a fiftieth of a step at most),
-// whose factor of 255 is in the coefficients. From 2^-24 on nothing is left.
-template <class V>
-inline typename V::I32 probability(typename V::F32 y) {
+// whose factor of 255 is in the coefficients. From 2^-24 on nothing is left. Several vectors step by step: one by one,
+// the operations that wait for each other would fill the core's schedulers.
+template <class V, int N>
+__attribute__((always_inline)) inline void probabilities(const typename V::F32 (&y)[N], typename V::I32 (&q)[N]) {
   const auto f = [](float value) { return V::set_f32(value); };
-  y = V::max(f(-24.0f), y);
-  const typename V::F32 shifted = V::add(y, f(12582912.0f)), r = V::sub(y, V::sub(shifted, f(12582912.0f)));
-  typename V::F32 p = V::fma(r, f(14.0687761f), f(61.8658371f));
-  p = V::fma(p, r, f(176.781555f));
-  p = V::fma(p, r, f(254.981659f));
-  return V::round_i32(V::times_power_of_2(p, shifted));
+  typename V::F32 r[N], shifted[N], p[N];
+#pragma GCC unroll 4
+  for (int v = 0; v < N; ++v) r[v] = V::max(f(-24.0f), y[v]);
+#pragma GCC unroll 4
+  for (int v = 0; v < N; ++v) shifted[v] = V::add(r[v], f(12582912.0f));
+#pragma GCC unroll 4
+  for (int v = 0; v < N; ++v) p[v] = V::sub(shifted[v], f(12582912.0f));
+#pragma GCC unroll 4
+  for (int v = 0; v < N; ++v) r[v] = V::sub(r[v], p[v]);
+#pragma GCC unroll 4
+  for (int v = 0; v < N; ++v) p[v] = V::fma(r[v], f(14.0687761f), f(61.8658371f));
+#pragma GCC unroll 4
+  for (int v = 0; v < N; ++v) p[v] = V::fma(p[v], r[v], f(176.781555f));
+#pragma GCC unroll 4
+  for (int v = 0; v < N; ++v) p[v] = V::fma(p[v], r[v], f(254.981659f));
+#pragma GCC unroll 4
+  for (int v = 0; v < N; ++v) q[v] = V::round_i32(V::times_power_of_2(p[v], shifted[v]));
 }
 
 // Stores `slots` probabilities, of which f gives kLanes at a time; their sum.
 template <class V, class F>
-int32_t store_probabilities(int64_t slots, uint8_t* p, const F& f) {
+int32_t store_probabilities(int64_t slots, uint8_t* out, const F& f) {
   typename V::I32 sum = V::set_i32(0);
-  for (int64_t i = 0; i < slots; i += V::kLanes) {
-    const typename V::I32 q = probability<V>(f(i));
-    V::store_bytes(p + i, q);
-    sum = V::add_i32(sum, q);
-  }
+  const auto store = [&](auto vectors, int64_t i) __attribute__((always_inline)) {
+    constexpr int kVectors = decltype(vectors)::value;
+    typename V::F32 y[kVectors];
+    typename V::I32 q[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) y[v] = f(i + v * V::kLanes);
+    probabilities<V, kVectors>(y, q);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      V::store_bytes(out + i + v * V::kLanes, q[v]);
+      sum = V::add_i32(sum, q[v]);
+    }
+  };
+  int64_t i = 0;
+  for (; i + 4 * V::kLanes <= slots; i += 4 * V::kLanes) store(std::integral_constant<int, 4>{}, i);
+  for (; i < slots; i += V::kLanes) store(std::integral_constant<int, 1>{}, i);
   return V::sum(sum);
 }
 
@@ -52,19 +75,24 @@ int32_t masked_row(int32_t* s, int64_t slots, float scale, const float* mask, ui
 
 // p[i] = rhe(255 * 2^((s[i] - largest) * scale)).
 template <class V>
-int32_t plain_row(int32_t* s, int64_t n, int64_t slots, float scale, uint8_t* p) {
-  for (int64_t i = n; i < slots; ++i) s[i] = s[0];  // what fills the last vector is no larger than the largest
-  typename V::I32 all = V::load_i32(s);
-  for (int64_t i = V::kLanes; i < slots; i += V::kLanes) all = V::max_i32(all, V::load_i32(s + i));
+int32_t plain_row(const int32_t* s, int64_t n, int64_t slots, float scale, uint8_t* p) {
+  typename V::I32 all = V::load_i32(s), others = all;
+  int64_t i = V::kLanes;
+  for (; i + 2 * V::kLanes <= slots; i += 2 * V::kLanes) {
+    all = V::max_i32(all, V::load_i32(s + i));
+    others = V::max_i32(others, V::load_i32(s + i + V::kLanes));
+  }
+  if (i < slots) all = V::max_i32(all, V::load_i32(s + i));
+  all = V::max_i32(all, others);
   const typename V::I32 top = V::set_i32(V::largest(all));
   const typename V::F32 factor = V::set_f32(scale);
   const int32_t sum = store_probabilities<V>(
-      slots, p, [&](int64_t i) { return V::mul(V::to_f32(V::sub_i32(V::load_i32(s + i), top)), factor); });
-  return sum - static_cast<int32_t>(slots - n) * p[0];
+      slots, p, [&](int64_t j) { return V::mul(V::to_f32(V::sub_i32(V::load_i32(s + j), top)), factor); });
+  return slots > n ? sum - static_cast<int32_t>(slots - n) * p[n] : sum;
 }
 
-// The probabilities p of a row of scores, and their sum. `s` and `p` are written up to the next multiple of the lanes;
-// |s[i] - largest| < 2^31.
+// The probabilities p of a row of n scores, and their sum; |s[i] - largest| < 2^31. Up to the next multiple of the
+// lanes `s` goes on with kNoScore, and `p` is written.
 template <class V>
 int32_t attention_row(int32_t* s, int64_t n, float scale, const float* mask, uint8_t* p) {
   const int64_t slots = (n + V::kLanes - 1) / V::kLanes * V::kLanes;
