@@ -15,6 +15,7 @@ struct AvxVnni : Avx2 {
   static constexpr bool kWidenA = false;
   static constexpr int kDwBytes = 32;
   static constexpr int kDwInputBytes = 32;
+  static constexpr int kDwTaps = 14;  // some in memory, from where the dot product takes them as well
 
   static I32 dot(I32 acc, I32 a, I32 b) {
 #ifdef __AVXVNNI__
