@@ -103,7 +103,7 @@ struct Problem {
     gathered = conv && !depthwise && chance(30);
     kc = depthwise ? 1 : gathered ? pick({1, 2, 3, 5, 12}) : 4 * pick({1, 2, 4, 5, 16, 33});
     kernel_d = conv && !depthwise ? pick({1, 1, 2, 3}) : 1;
-    kernel_h = conv ? pick({1, 3, 5, 7}) : 1;
+    kernel_h = conv ? pick({1, 2, 3, 5, 7, 9}) : 1;
     kernel_w = conv ? pick({1, 3, 3, 5, 7}) : 1;
     rows = pick({1, 2, 5, 6, 7, 13, 49});
     const int64_t channels = depthwise ? n : kc;
@@ -142,7 +142,7 @@ struct Problem {
       for (auto& z : zero_points) z = static_cast<int8_t>(engine());
     }
     mult.resize(static_cast<size_t>(n));
-    // 2^-12 times the largest sum, 132 * 147 * 255^2, is below kLargestRounded.
+    // 2^-12 times the largest sum, 132 * 189 * 255^2, is below kLargestRounded.
     bounded = chance(50);
     plain = bounded && chance(60);
     for (auto& m : mult) m = std::exp2(-static_cast<float>(bounded ? 12 + engine() % 12 : engine() % 24)) * 0.7f;
