@@ -1,4 +1,4 @@
-// zeropoint::conv2d, conv3d and their packing: picks depthwise, gathered (few channels) or direct implicit GEMM.
+// zeropoint::conv2d, conv3d and their packing: picks depthwise, few channels or direct implicit GEMM.
 #include <algorithm>
 #include <cstring>
 
@@ -9,13 +9,18 @@
 namespace zeropoint {
 namespace {
 
-// Below this many channels a tap's row of A is too short to fill a dot product; all taps of an output pixel are then
-// put side by side, those of a kernel row, which are neighbours in NHWC memory, at a time.
+// Below this many channels a tap's row of A is too short to fill a dot product. The taps of a kernel row are neighbours
+// in NHWC memory and become one; where even those leave much of their last dot product empty, the rows of all taps of
+// an output pixel are put side by side.
 constexpr int64_t kFewChannels = 16;
 
-PackKind conv_kind(int64_t dims, int64_t groups, int64_t out_channels, int64_t channels_per_group, int64_t dilation_w) {
-  if (dims == 2 && groups > 1 && channels_per_group == 1 && out_channels == groups) return PackKind::kDepthwise;
-  return groups == 1 && channels_per_group < kFewChannels && dilation_w == 1 ? PackKind::kGathered : PackKind::kDirect;
+// `rows` of the kernel, of `row` positions each; `channels` of a group.
+PackKind conv_kind(int64_t dims, int64_t groups, int64_t out_channels, int64_t rows, int64_t row, int64_t channels,
+                   int64_t dilation_w) {
+  if (dims == 2 && groups > 1 && channels == 1 && out_channels == groups) return PackKind::kDepthwise;
+  if (groups > 1 || channels >= kFewChannels || dilation_w > 1) return PackKind::kDirect;
+  const int64_t apart = rows * ceil_div(row * channels, 4), together = ceil_div(rows * row * channels, 4);
+  return 20 * apart <= 27 * together ? PackKind::kRows : PackKind::kGathered;
 }
 
 Tensor pack(const std::string& what, int64_t dims, Tensor weight, const OptionalTensor& zero_point,
@@ -48,7 +53,7 @@ Tensor pack(const std::string& what, int64_t dims, Tensor weight, const Optional
     v.zero_point = static_cast<const int64_t*>(zero_point->data_ptr());
     v.zero_point_step = zero_point->numel() == 1 ? 0 : 1;
   }
-  const PackKind kind = conv_kind(dims, groups, weight.size(0), v.channels, dilation.back());
+  const PackKind kind = conv_kind(dims, groups, weight.size(0), v.kernel_h, v.kernel_w, v.channels, dilation.back());
   const PackedHeader header = plan_pack(v, kind, kernels());
   Tensor blob = empty_packed(header.total_bytes);
   start_pack(header, bytes(blob));
@@ -217,7 +222,7 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
   ConvGeometry g = geometry(what, dims, x, weight, stride, padding, dilation);
   const PackedHeader& h = read_header(bytes(packed), packed.numel(), kernel, name);
   const int64_t kernel_h = dims == 3 ? weight.size(2) * weight.size(3) : weight.size(2), kernel_w = g.kernel_w;
-  ZP_REQUIRE(h.kind == conv_kind(dims, groups, out_channels, weight.size(1), dilation.back()) &&
+  ZP_REQUIRE(h.kind == conv_kind(dims, groups, out_channels, kernel_h, kernel_w, weight.size(1), dilation.back()) &&
                  h.kernel_w == kernel_w && h.groups * h.n == out_channels &&
                  (h.kind == PackKind::kDepthwise || h.unique_taps * h.kc == kernel_h * kernel_w * weight.size(1)),
              what + ": `packed` was made for other groups, dilation or shape");
@@ -236,8 +241,8 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
   epilogue.residual_stride = out_channels;
 
   const auto pad_value = static_cast<uint8_t>(to_u8_domain(spec.x_zero_point, x.scalar_type()));
-  const bool copies =
-      h.kind == PackKind::kGathered || sign_flip(x.scalar_type()) || (h.kind == PackKind::kDirect && h.kc % 4);
+  const bool copies = h.kind == PackKind::kRows || h.kind == PackKind::kGathered || sign_flip(x.scalar_type()) ||
+                      (h.kind == PackKind::kDirect && h.kc % 4);
   if (!copies) x = to_channels_last(x);
   const uint8_t* input = copies ? padded_copy(x, pad_value, g) : bytes(x);
   // Padding row of zero points, kept at the end of this thread's input scratch only while unpadded
@@ -286,6 +291,7 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
   p.n = h.n;
   p.out_stride = out_channels;
   ConvGeometry rows = g;
+  if (h.kind == PackKind::kRows) rows.kernel_w = 1;
   if (h.kind == PackKind::kGathered) {
     rows.kernel_w = 1;
     // Where rows of the kernel are neighbours, too, as of one column, there is nothing to put together.

@@ -92,12 +92,13 @@ int32_t pack_column(const WeightView& w, const PackedHeader& h, uint8_t* data, i
   uint8_t* base = data + group * h.group_bytes + panel * h.unique_taps * h.repeats * k_groups * panel_cols * 4;
   const int64_t step = vectors * h.lanes * h.k_per_lane;  // elements between groups of K
   const int64_t first = (vector * h.lanes + lane) * h.k_per_lane;
-  const bool gathered = h.kind == PackKind::kGathered;
+  // Positions of the kernel that are one tap.
+  const int64_t joined = w.kernel_h * w.kernel_w / h.unique_taps;
   int32_t sum = 0;
   for (int64_t kh = 0; kh < w.kernel_h; ++kh)
     for (int64_t kw = 0; kw < w.kernel_w; ++kw) {
-      const int64_t position = kh * w.kernel_w + kw, tap = gathered ? 0 : position;
-      int64_t k = gathered ? position * w.channels : 0;
+      const int64_t position = kh * w.kernel_w + kw, tap = position / joined;
+      int64_t k = position % joined * w.channels;
       for (int64_t c = 0; c < w.channels; ++c, ++k) {
         const int32_t value = weight_at(w, n, kh, kw, c);
         sum += value;
@@ -170,8 +171,8 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
     h.groups = w.groups;
     h.n = w.n;
     const int64_t positions = w.kernel_h * w.kernel_w;
-    h.unique_taps = kind == PackKind::kGathered ? 1 : positions;
-    h.kc = kind == PackKind::kGathered ? positions * w.channels : w.channels;
+    h.unique_taps = kind == PackKind::kGathered ? 1 : kind == PackKind::kRows ? w.kernel_h : positions;
+    h.kc = positions / h.unique_taps * w.channels;
     h.group_bytes = h.unique_taps * h.repeats * ceil_div(h.kc, h.k_per_lane) * ceil_div(h.n, h.lanes) * h.lanes * 4;
   }
   h.data_offset = ceil_div(static_cast<int64_t>(sizeof(PackedHeader)) + h.groups * h.n * 4, 64) * 64;

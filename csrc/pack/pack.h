@@ -21,7 +21,8 @@ namespace zeropoint {
 
 enum class PackKind : int32_t {
   kDirect,     // one tap per kernel position, kc = channels per group
-  kGathered,   // few channels: the whole kernel is one tap, kc = kernel_h * kernel_w * channels
+  kRows,       // few channels: a row of the kernel is one tap, kc = kernel_w * channels
+  kGathered,   // so few that rows would be half empty: the kernel is one tap, kc = kernel_h * kernel_w * channels
   kDepthwise,  // one channel per group, one filter each
 };
 

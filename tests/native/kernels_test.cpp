@@ -85,7 +85,7 @@ struct Slots {
 
 // One convolution or matrix product: what all tables get.
 struct Problem {
-  bool conv, depthwise, gathered;
+  bool conv, depthwise, gathered, by_rows;
   int64_t n, kc, kernel_d, kernel_h, kernel_w, rows;
   ConvGeometry g = {};
   std::vector<int8_t> weight;
@@ -101,6 +101,7 @@ struct Problem {
     depthwise = conv && chance(50);
     n = pick({1, 3, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 130});
     gathered = conv && !depthwise && chance(30);
+    by_rows = gathered && chance(50);
     kc = depthwise ? 1 : gathered ? pick({1, 2, 3, 5, 12}) : 4 * pick({1, 2, 4, 5, 16, 33});
     kernel_d = conv && !depthwise ? pick({1, 1, 2, 3}) : 1;
     kernel_h = conv ? pick({1, 2, 3, 5, 7, 9}) : 1;
@@ -171,6 +172,7 @@ struct Problem {
     w.zero_point_step = 1;
     const PackedHeader h = plan_pack(w,
                                      depthwise  ? PackKind::kDepthwise
+                                     : by_rows  ? PackKind::kRows
                                      : gathered ? PackKind::kGathered
                                                 : PackKind::kDirect,
                                      t);
@@ -224,7 +226,7 @@ struct Problem {
       p.unique_taps = h.unique_taps;
       p.taps = h.unique_taps * h.repeats;
       p.kc = h.kc;
-      p.pieces = gathered && kernel_d * kernel_h > 1 ? kernel_d * kernel_h : 0;
+      p.pieces = gathered && !by_rows && kernel_d * kernel_h > 1 ? kernel_d * kernel_h : 0;
       p.b = blob.data() + h.data_offset;
       p.n = n;
       p.out = out.data();
