@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from zeropoint import _reference, backend, ops
 from zeropoint.ops.convolution import Convolution
 
 
@@ -36,3 +37,47 @@ def test_a_stride_of_two_is_computed_in_parts():
     weight = torch.ones(4, 4, 4, 4, dtype=torch.int8)
     convolution = Convolution((2, 2), (1, 1), (1, 1), 1, True)
     assert len(convolution.pack(convolution.kernel_weight(weight), None)) == 4
+
+
+@pytest.mark.parametrize("isa", backend.available_isas())
+@pytest.mark.parametrize("kernel", [(1, 3), (2, 3), (3, 3), (4, 5), (5, 5), (6, 7), (7, 7), (9, 3)])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2), (3, 1)])
+def test_depthwise_rows_that_share_their_input(isa, kernel, stride):
+    """Heights that leave one to three places free, outputs of whole and part groups of rows, whole and part blocks of
+    pixels (7 and 8) and channels, every kind of output."""
+    torch.manual_seed(0)
+    for channels, size in ((130, (7, 14)), (40, (10, 16)), (64, (6, 29))):
+        x = torch.randint(0, 256, (2, channels, *size), dtype=torch.uint8)
+        weight = torch.randint(-128, 128, (channels, 1, *kernel)).to(torch.int8)
+        geometry = (stride, tuple(k // 2 for k in kernel), (1, 1), channels)
+        scale, bias = torch.rand(channels) * 0.01, torch.randn(channels)
+        for output in ((0.5, 0, 0, 255, torch.uint8), (0.1, 3, -100, 90, torch.int8), (1.0, 0, 0, 0, torch.float32)):
+            arguments = (scale, None, bias, *geometry, 0.02, 120, *output)
+            expected = _reference.conv2d(x, weight, torch.empty(0, dtype=torch.uint8), *arguments)
+            with backend.use_isa(isa):
+                packed = ops.conv2d_pack(weight, None, (1, 1), channels)
+                assert torch.equal(ops.conv2d(x, weight, packed, *arguments), expected)
+                if output[4] is torch.uint8:
+                    residual = torch.randint(0, 256, expected.shape, dtype=torch.uint8)
+                    tail = {"residual": residual, "residual_scale": 0.3, "residual_zero_point": 9, "sum_scale": 0.7}
+                    tail |= {"sum_zero_point": 5, "sum_min": 0, "sum_max": 255}
+                    whole = _reference.conv2d(x, weight, torch.empty(0, dtype=torch.uint8), *arguments, **tail)
+                    assert torch.equal(ops.conv2d(x, weight, packed, *arguments, **tail), whole)
+
+
+@pytest.mark.parametrize("isa", backend.available_isas())
+@pytest.mark.parametrize(
+    ("channels", "kernel"), [(3, 3), (3, 7), (1, 3), (1, 5), (1, 7), (8, 3), (12, 1), (5, 2), (15, 5)]
+)
+def test_few_channels(isa, channels, kernel):
+    """Kernels whose rows are taps of their own, and those that are put together whole."""
+    torch.manual_seed(0)
+    x = torch.randint(-128, 128, (2, channels, 19, 23)).to(torch.int8)
+    weight = torch.randint(-128, 128, (37, channels, kernel, kernel)).to(torch.int8)
+    for stride, dilation in (((1, 1), (1, 1)), ((2, 3), (2, 1))):
+        geometry = (stride, (kernel // 2, 1), dilation, 1)
+        arguments = (torch.rand(37) * 0.01, None, torch.randn(37), *geometry, 0.02, -5, 0.5, 3, -128, 127, torch.int8)
+        expected = _reference.conv2d(x, weight, torch.empty(0, dtype=torch.uint8), *arguments)
+        with backend.use_isa(isa):
+            packed = ops.conv2d_pack(weight, None, dilation, 1)
+            assert torch.equal(ops.conv2d(x, weight, packed, *arguments), expected)
