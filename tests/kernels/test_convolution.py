@@ -81,3 +81,20 @@ def test_few_channels(isa, channels, kernel):
         with backend.use_isa(isa):
             packed = ops.conv2d_pack(weight, None, dilation, 1)
             assert torch.equal(ops.conv2d(x, weight, packed, *arguments), expected)
+
+
+@pytest.mark.parametrize("isa", backend.available_isas())
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_results_beyond_int32_saturate(isa, kernel, stride):
+    """Before rounding they are up to 1e13, which no conversion to int32 holds."""
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (1, 112, 9, 9), dtype=torch.uint8)
+    weight = torch.randint(-128, 128, (112, 1, kernel, kernel)).to(torch.int8)
+    geometry = ((stride, stride), (1, 1), (1, 1), 112)
+    arguments = (torch.rand(112) + 0.5, None, None, *geometry, 1.0, 128, 1e-8, 3, 0, 255, torch.uint8)
+    expected = _reference.conv2d(x, weight, torch.empty(0, dtype=torch.uint8), *arguments)
+    assert set(expected.unique().tolist()) <= {0, 3, 255}
+    with backend.use_isa(isa):
+        packed = ops.conv2d_pack(weight, None, (1, 1), 112)
+        assert torch.equal(ops.conv2d(x, weight, packed, *arguments), expected)

@@ -358,13 +358,14 @@ void columns_shape(const DepthwiseParams& p, int64_t rows, const Args&... args) 
   columns_kind<V, 2, 1, Whole>(p, args...);
 }
 
-// What depthwise_columns takes: other outputs would push the window out of the registers.
+// What depthwise_columns takes: other outputs would push the window out of the registers, and it rounds without a
+// bound.
 template <class V>
 bool takes_columns(const DepthwiseParams& p, int64_t rows) {
   const ConvGeometry& g = p.conv;
   return p.repeats == 1 && g.dilation_w == 1 && g.kernel_w == 3 && row_groups(p) == 1 &&
          (rows == 1 ? g.stride_w <= 2 : rows == 2 && g.stride_w == 1) && p.epilogue.output == Epilogue::Output::kU8 &&
-         !p.epilogue.residual;
+         p.epilogue.bounded && !p.epilogue.residual;
 }
 
 // One block of `count` channels of one stretch of `rows` output rows; `first` is the first pixel of the first one.
