@@ -175,10 +175,10 @@ struct SoftmaxParams {
   uint8_t x_xor, out_xor, lo, hi;
 };
 
-// A matrix [k, n] of bytes to be packed at run time; zero_point is that of q - 128.
 // Below every sum of attention's, and no further from one than an int32 can hold.
 constexpr int32_t kNoScore = -(int32_t{1} << 30);
 
+// A matrix [k, n] of bytes to be packed at run time; zero_point is that of q - 128.
 struct ActivationView {
   const uint8_t* data;
   int64_t k, n, stride_k, stride_n;

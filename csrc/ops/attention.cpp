@@ -136,7 +136,11 @@ Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, doubl
       const int64_t key_item = item / heads * key_heads + item % heads / (heads / key_heads);
       if (key_item != packed) {
         pack(keys, keys.head(key_item, key_heads), true, queries.zero_point, w.keys, w.key_init);
-        for (int64_t i = t; i < slots(t) && !mask; ++i) w.key_init[panel_slot(kernel, i, slots(t))] = kNoScore;
+        // The last panel's columns without a key; a mask hides them by itself.
+        const int64_t first = t / kernel.panel_columns() * kernel.panel_columns();
+        const int64_t vectors = vectors_of_panel(t - first, lanes, kernel.panel_vectors);
+        for (int64_t i = t; i < slots(t) && !mask; ++i)
+          w.key_init[first + panel_slot(i - first, lanes, vectors)] = kNoScore;
         pack(values, values.head(key_item, key_heads), false, 0, w.values, w.value_init);
         packed = key_item;
       }

@@ -241,8 +241,8 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
   epilogue.residual_stride = out_channels;
 
   const auto pad_value = static_cast<uint8_t>(to_u8_domain(spec.x_zero_point, x.scalar_type()));
-  const bool copies = h.kind == PackKind::kRows || h.kind == PackKind::kGathered || sign_flip(x.scalar_type()) ||
-                      (h.kind == PackKind::kDirect && h.kc % 4);
+  const bool few_channels = h.kind == PackKind::kRows || h.kind == PackKind::kGathered;
+  const bool copies = few_channels || sign_flip(x.scalar_type()) || (h.kind == PackKind::kDirect && h.kc % 4);
   if (!copies) x = to_channels_last(x);
   const uint8_t* input = copies ? padded_copy(x, pad_value, g) : bytes(x);
   // Padding row of zero points, kept at the end of this thread's input scratch only while unpadded
@@ -291,9 +291,8 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
   p.n = h.n;
   p.out_stride = out_channels;
   ConvGeometry rows = g;
-  if (h.kind == PackKind::kRows) rows.kernel_w = 1;
+  if (few_channels) rows.kernel_w = 1;
   if (h.kind == PackKind::kGathered) {
-    rows.kernel_w = 1;
     // Where rows of the kernel are neighbours, too, as of one column, there is nothing to put together.
     const bool apart = dims == 3 || g.dilation_h != 1 || g.row_stride != kernel_w * channels;
     p.pieces = kernel_h > 1 && apart ? kernel_h : 0;

@@ -88,10 +88,9 @@ int32_t pack_column(const WeightView& w, const PackedHeader& h, uint8_t* data, i
   const int64_t panel_cols = static_cast<int64_t>(h.lanes) * h.panel_vectors;
   const int64_t panel = column / panel_cols, in_panel = column % panel_cols;
   const int64_t vectors = vectors_of_panel(h.n - panel * panel_cols, h.lanes, h.panel_vectors);
-  const int64_t lane = in_panel / (4 * vectors) * 4 + in_panel % 4, vector = in_panel % (4 * vectors) / 4;
   uint8_t* base = data + group * h.group_bytes + panel * h.unique_taps * h.repeats * k_groups * panel_cols * 4;
   const int64_t step = vectors * h.lanes * h.k_per_lane;  // elements between groups of K
-  const int64_t first = (vector * h.lanes + lane) * h.k_per_lane;
+  const int64_t first = panel_slot(in_panel, h.lanes, vectors) * h.k_per_lane;
   // Positions of the kernel that are one tap.
   const int64_t joined = w.kernel_h * w.kernel_w / h.unique_taps;
   int32_t sum = 0;

@@ -67,12 +67,9 @@ inline int64_t panel_column(int64_t vector, int64_t lane, int64_t vectors) {
   return lane / 4 * 4 * vectors + 4 * vector + lane % 4;
 }
 
-// Its inverse over all panels: the slot of a column of a matrix of `columns` columns.
-inline int64_t panel_slot(const KernelTable& table, int64_t column, int64_t columns) {
-  const int64_t first = column / table.panel_columns() * table.panel_columns(), left = columns - first,
-                c = column - first;
-  const int64_t vectors = left >= table.panel_columns() ? table.panel_vectors : (left + table.lanes - 1) / table.lanes;
-  return first + c % (4 * vectors) / 4 * table.lanes + c / (4 * vectors) * 4 + c % 4;
+// Its inverse: vector * lanes + lane of a column of the panel.
+inline int64_t panel_slot(int64_t column, int64_t lanes, int64_t vectors) {
+  return column % (4 * vectors) / 4 * lanes + column / (4 * vectors) * 4 + column % 4;
 }
 
 // Depthwise: channels in full-width blocks; the others are in one half-width block.

@@ -92,7 +92,7 @@ int32_t plain_row(const int32_t* s, int64_t n, int64_t slots, float scale, uint8
 }
 
 // The probabilities p of a row of n scores, and their sum; |s[i] - largest| < 2^31. Up to the next multiple of the
-// lanes `s` goes on with kNoScore, and `p` is written.
+// lanes `s` goes on with kNoScore, or with what the mask hides, and `p` is written.
 template <class V>
 int32_t attention_row(int32_t* s, int64_t n, float scale, const float* mask, uint8_t* p) {
   const int64_t slots = (n + V::kLanes - 1) / V::kLanes * V::kLanes;

@@ -125,6 +125,15 @@ void move_down(const DepthwiseParams& p, const uint8_t* weight, int64_t rows, ui
   }
 }
 
+// A vector of sums, scaled already where they become bytes: the dot products leave those units of the core free.
+template <class V>
+inline void keep_sums(int32_t* to, typename V::I32 acc, bool to_bytes, typename V::F32 mult, typename V::F32 bias) {
+  if (to_bytes)
+    V::store_f32(reinterpret_cast<float*>(to), V::add(V::mul(V::to_f32(acc), mult), bias));
+  else
+    V::store_i32(to, acc);
+}
+
 // `Taps` columns and `Groups` groups of rows from the buffer, one vector of channels after the other: weights and the
 // sums of `Pixels` neighbours are in registers, each input is loaded once for all of them.
 template <class V, int Taps, int Groups, int Stride, int Pixels>
@@ -158,13 +167,8 @@ void depthwise_taps(const DepthwiseParams& p, const uint8_t* buffer, const uint8
           }
         }
 #pragma GCC unroll 8
-      for (int i = 0; i < Pixels; ++i) {
-        int32_t* to = sums + ((first + i) * 4 + v) * V::kLanes;
-        if (to_bytes)
-          V::store_f32(reinterpret_cast<float*>(to), V::add(V::mul(V::to_f32(acc[i]), mult), bias));
-        else
-          V::store_i32(to, acc[i]);
-      }
+      for (int i = 0; i < Pixels; ++i)
+        keep_sums<V>(sums + ((first + i) * 4 + v) * V::kLanes, acc[i], to_bytes, mult, bias);
     }
   }
 }
@@ -192,11 +196,9 @@ void depthwise_any(const DepthwiseParams& p, const uint8_t* buffer, const uint8_
         }
 #pragma GCC unroll 8
     for (int v = 0; v < 4; ++v) {
-      int32_t* to = sums + (pixel * 4 + v) * V::kLanes;
-      if (to_bytes)
-        V::store_f32(reinterpret_cast<float*>(to), scaled<V>(p.epilogue, acc[v], channel + v * V::kLanes));
-      else
-        V::store_i32(to, acc[v]);
+      const int64_t slot = channel + v * V::kLanes;
+      keep_sums<V>(sums + (pixel * 4 + v) * V::kLanes, acc[v], to_bytes, V::load_f32(p.epilogue.mult + slot),
+                   V::load_f32(p.epilogue.bias + slot));
     }
   }
 }
@@ -323,9 +325,8 @@ template <class V, int Stride, int Rows, bool Whole, bool Plain>
       for (int v = 0; v < 4; ++v)
 #pragma GCC unroll 2
         for (int r = 0; r < Rows; ++r) {
-          const auto place = (t * 4 + v) * V::kDwBytes;
-          const auto w = Rows == 1 ? held[t][v] : V::load_dw((r ? moved : weight) + place);
-          acc[r][v] = V::dot_mixed(acc[r][v], window[(kFirst + t) % 3][v], w);
+          const auto read = [&] { return V::load_dw((r ? moved : weight) + (t * 4 + v) * V::kDwBytes); };
+          acc[r][v] = V::dot_mixed(acc[r][v], window[(kFirst + t) % 3][v], Rows == 1 ? held[t][v] : read());
         }
     store_rows<V, Rows, 4, true, Plain>(e, acc, channel, out, p.channels, count, nullptr, places);
     out += p.channels;

@@ -610,6 +610,7 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
     for (int64_t i = 0; i < tiling.count; ++i) {
       const uint8_t** block = pointers + i * kMaxRows * p.taps;
       const bool bases = !V::kWidenA && !p.pieces && p.conv && row_bases(p, inside, tiling.rows(i), cursor, block);
+      // As row_pointers, but without its call and loop over taps: 12544x16x32 45 -> 40 us on Zen 5.
       if (!p.conv && p.taps == 1)
         for (int r = 0; r < tiling.rows(i); ++r) block[r] = p.a + (m + r) * p.a_stride;
       else if (p.pieces)
