@@ -3,6 +3,8 @@
 1. It needs no symbol of libtorch but the stable C ABI, and none of Python.
 2. Objects compiled for an instruction set define no shared inline function: the linker could keep the
    copy with AVX-512 instructions for everyone.
+3. Nor anything that runs on every CPU: no constructors, and no functions but kernels whose name ends
+   in the set's, which dispatch.cpp puts into tables of CPUs that have it.
 """
 
 from __future__ import annotations
@@ -36,6 +38,18 @@ def check_shared(build: Path) -> list[str]:
     return found
 
 
+def check_kernels(build: Path) -> list[str]:
+    found = []
+    for obj in build.rglob("kernels_*.dir/**/*.o"):
+        isa = re.search(r"kernels_(\w+)\.dir", str(obj))[1]
+        for line in _symbols(str(obj)):
+            kind, name = line.split()[-2:]
+            function = re.match(r"_ZN9zeropoint\d+\w+?E", name)
+            if (kind == "T" and not (function and function[0].endswith(f"_{isa}E"))) or "_GLOBAL__sub_I" in name:
+                found.append(f"{obj.name}: {name}")
+    return found
+
+
 def main() -> int:
     spec = find_spec("zeropoint._zeropoint")
     if spec is None or spec.origin is None:
@@ -43,6 +57,7 @@ def main() -> int:
         return 1
     problems = [f"unexpected import: {n}" for n in check_imports(Path(spec.origin))]
     problems += [f"shared inline function in an instruction set's object: {n}" for n in check_shared(Path("build"))]
+    problems += [f"function for every CPU in an instruction set's object: {n}" for n in check_kernels(Path("build"))]
     print("\n".join(problems) or "check_native: ok")
     return bool(problems)
 

@@ -11,14 +11,22 @@
 namespace zeropoint {
 namespace {
 
+// Tables are put together here, in code for any CPU: an instruction set's object holds constants and kernels.
 #ifdef ZEROPOINT_X86
 KernelTable with_lookup(KernelTable table) {
   if (cpu_features().avx512vbmi) table.lookup = lookup_avx512vbmi;
   return table;
 }
 
+KernelTable with_amx(KernelTable table) {
+  table.name = "amx";
+  table.igemm_scratch = igemm_scratch_amx;
+  table.igemm = igemm_amx;
+  return table;
+}
+
 const Isa* isas() {
-  static const KernelTable avx512vnni = with_lookup(kAvx512VnniTable), amx = amx_table(avx512vnni);
+  static const KernelTable avx512vnni = with_lookup(kAvx512VnniTable), amx = with_amx(avx512vnni);
   static const Isa list[] = {
       {&kScalarTable, true},
       {&kAvx2Table, cpu_features().avx2},

@@ -270,7 +270,9 @@ extern const KernelTable kScalarTable;
 extern const KernelTable kAvx2Table;
 extern const KernelTable kAvxVnniTable;
 extern const KernelTable kAvx512VnniTable;
-KernelTable amx_table(KernelTable avx512vnni);
+// Matrix products of amx, whose table is otherwise that of avx512vnni.
+size_t igemm_scratch_amx(const IgemmParams& p);
+void igemm_amx(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch);
 // Byte table lookup in registers; used by avx512vnni where the CPU has VBMI.
 void lookup_avx512vbmi(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out);
 #endif

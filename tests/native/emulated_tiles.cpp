@@ -39,10 +39,16 @@ struct EmulatedTiles {
   }
 };
 
+constexpr KernelTable emulated_table() {
+  KernelTable table = make_table<Avx512Vnni>("amx (emulated)");
+  table.igemm_scratch = tiles_scratch<Avx512Vnni>;
+  table.igemm = igemm_tiles<Avx512Vnni, EmulatedTiles>;
+  return table;
+}
+
 }  // namespace
 
 extern const KernelTable kEmulatedTilesTable;
-constexpr KernelTable kEmulatedTilesTable =
-    with_tiles<Avx512Vnni, EmulatedTiles>(make_table<Avx512Vnni>("amx (emulated)"));
+constexpr KernelTable kEmulatedTilesTable = emulated_table();
 
 }  // namespace zeropoint

@@ -41,9 +41,10 @@ struct AmxTiles {
 
 }  // namespace
 
-KernelTable amx_table(KernelTable avx512vnni) {
-  avx512vnni.name = "amx";
-  return with_tiles<Avx512Vnni, AmxTiles>(avx512vnni);
+size_t igemm_scratch_amx(const IgemmParams& p) { return tiles_scratch<Avx512Vnni>(p); }
+
+void igemm_amx(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch) {
+  igemm_tiles<Avx512Vnni, AmxTiles>(p, m0, m1, panel0, panel1, scratch);
 }
 
 }  // namespace zeropoint

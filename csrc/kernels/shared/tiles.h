@@ -181,13 +181,5 @@ void igemm_tiles(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, i
   T::release();
 }
 
-// A table whose products run on the tile unit; everything else is as in `table`.
-template <class V, class T>
-constexpr KernelTable with_tiles(KernelTable table) {
-  table.igemm_scratch = tiles_scratch<V>;
-  table.igemm = igemm_tiles<V, T>;
-  return table;
-}
-
 }  // namespace
 }  // namespace zeropoint
