@@ -1,8 +1,9 @@
-"""The kernels without torch: under sanitizers here, and on AArch64 under qemu."""
+"""The kernels without torch: under sanitizers here, and on AArch64 under qemu. The package on older CPUs."""
 
 from __future__ import annotations
 
 import os
+import platform
 import random
 import re
 import shutil
@@ -11,6 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+
+import zeropoint as zp
 
 SOURCE = Path(__file__).parent
 SEED, CASES = random.randrange(1 << 31), 600
@@ -54,3 +59,30 @@ def test_aarch64(here, tmp_path):
     assert "neon_dotprod neon_i8mm" in there
     checksum = lambda text: re.search(r"checksum (\w+)", text)[1]
     assert checksum(there) == checksum(here)
+
+
+_ON_THIS_CPU = """
+import sys, torch, zeropoint as zp
+program = zp.load(sys.argv[1])
+print(zp.backend.isa(), program(torch.load(sys.argv[2])).numpy().tobytes().hex())
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="older CPUs of x86-64")
+@pytest.mark.parametrize(("cpu", "isa"), [("Nehalem", "scalar"), ("Haswell", "avx2")])
+def test_older_cpus(cpu, isa, tmp_path):
+    """Nothing of newer instruction sets runs on CPUs without them, be it while the library is loaded."""
+    emulator = shutil.which("qemu-x86_64")
+    if emulator is None:
+        pytest.skip("needs qemu-user; .ci/run installs it where it may")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, 4)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    program = zp.quantize(model, [(x,)])
+    zp.save(program, tmp_path / "program.zp")
+    torch.save(x, tmp_path / "x.pt")
+    command = (emulator, "-cpu", cpu, sys.executable, "-c", _ON_THIS_CPU, tmp_path / "program.zp", tmp_path / "x.pt")
+    environment = {k: v for k, v in os.environ.items() if k != "ZEROPOINT_ISA"}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split() == [isa, program(x).numpy().tobytes().hex()]
