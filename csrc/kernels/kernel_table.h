@@ -217,6 +217,9 @@ struct KernelTable {
   int32_t half_lanes;     // lanes of the half-width vectors for a short last block of channels, 0: none
   size_t (*igemm_scratch)(const IgemmParams&);
   void (*igemm)(const IgemmParams&, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch);
+  // Weights of PackKind::kWinograd, over tiles of 2x2 output pixels; null: the set multiplies bytes faster than that.
+  size_t (*winograd_scratch)(const IgemmParams&);
+  void (*winograd)(const IgemmParams&, int64_t tile0, int64_t tile1, int64_t panel0, int64_t panel1, uint8_t* scratch);
   size_t (*depthwise_scratch)(const DepthwiseParams&);
   void (*depthwise)(const DepthwiseParams&, int64_t row0, int64_t row1, uint8_t* scratch);
   void (*max_pool)(const PoolParams&, int64_t row0, int64_t row1);

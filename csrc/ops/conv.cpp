@@ -14,17 +14,25 @@ namespace {
 // an output pixel are put side by side.
 constexpr int64_t kFewChannels = 16;
 
-// `rows` of the kernel, of `row` positions each; `channels` of a group.
+// Transforming a tile takes as long as a few output channels of it, and fewer input channels are over before.
+constexpr int64_t kWinogradChannels = 32;
+
+// `rows` of the kernel, of `row` positions each; `channels` of a group. `stride` empty: any.
 PackKind conv_kind(int64_t dims, int64_t groups, int64_t out_channels, int64_t rows, int64_t row, int64_t channels,
-                   int64_t dilation_w) {
+                   const std::vector<int64_t>& dilation, const std::vector<int64_t>& stride) {
+  const int64_t dilation_w = dilation.back();
+  const auto ones = [](const std::vector<int64_t>& v) { return v == std::vector<int64_t>{1, 1}; };
   if (dims == 2 && groups > 1 && channels == 1 && out_channels == groups) return PackKind::kDepthwise;
+  if (kernels().winograd && groups == 1 && rows == 3 && row == 3 && ones(dilation) && ones(stride) &&
+      channels >= kWinogradChannels && out_channels >= kWinogradChannels)
+    return PackKind::kWinograd;
   if (groups > 1 || channels >= kFewChannels || dilation_w > 1) return PackKind::kDirect;
   const int64_t apart = rows * ceil_div(row * channels, 4), together = ceil_div(rows * row * channels, 4);
   return 20 * apart <= 27 * together ? PackKind::kRows : PackKind::kGathered;
 }
 
 Tensor pack(const std::string& what, int64_t dims, Tensor weight, const OptionalTensor& zero_point,
-            const std::vector<int64_t>& dilation, int64_t groups) {
+            const std::vector<int64_t>& dilation, int64_t groups, const std::vector<int64_t>& stride) {
   ZP_REQUIRE(weight.dim() == dims + 2 && weight.scalar_type() == ScalarType::Char,
              what + ": weight must be int8 [out_channels, in_channels / groups, " +
                  (dims == 3 ? "kernel_d, kernel_h, kernel_w]" : "kernel_h, kernel_w]"));
@@ -33,6 +41,8 @@ Tensor pack(const std::string& what, int64_t dims, Tensor weight, const Optional
                                                               " is not divisible by groups " + std::to_string(groups));
   ZP_REQUIRE(static_cast<int64_t>(dilation.size()) == dims,
              what + ": dilation needs " + std::to_string(dims) + " values");
+  ZP_REQUIRE(stride.empty() || static_cast<int64_t>(stride.size()) == dims,
+             what + ": stride needs " + std::to_string(dims) + " values, or none for any stride");
   // Planes of a contiguous kernel are one below the other: rows of one plane.
   if (dims == 3) weight = to_contiguous(weight);
   WeightView v = {};
@@ -53,7 +63,7 @@ Tensor pack(const std::string& what, int64_t dims, Tensor weight, const Optional
     v.zero_point = static_cast<const int64_t*>(zero_point->data_ptr());
     v.zero_point_step = zero_point->numel() == 1 ? 0 : 1;
   }
-  const PackKind kind = conv_kind(dims, groups, weight.size(0), v.kernel_h, v.kernel_w, v.channels, dilation.back());
+  const PackKind kind = conv_kind(dims, groups, weight.size(0), v.kernel_h, v.kernel_w, v.channels, dilation, stride);
   const PackedHeader header = plan_pack(v, kind, kernels());
   Tensor blob = empty_packed(header.total_bytes);
   start_pack(header, bytes(blob));
@@ -62,12 +72,14 @@ Tensor pack(const std::string& what, int64_t dims, Tensor weight, const Optional
   return blob;
 }
 
-Tensor conv2d_pack(Tensor weight, OptionalTensor zero_point, std::vector<int64_t> dilation, int64_t groups) {
-  return pack("conv2d_pack", 2, weight, zero_point, dilation, groups);
+Tensor conv2d_pack(Tensor weight, OptionalTensor zero_point, std::vector<int64_t> dilation, int64_t groups,
+                   std::vector<int64_t> stride) {
+  return pack("conv2d_pack", 2, weight, zero_point, dilation, groups, stride);
 }
 
-Tensor conv3d_pack(Tensor weight, OptionalTensor zero_point, std::vector<int64_t> dilation, int64_t groups) {
-  return pack("conv3d_pack", 3, weight, zero_point, dilation, groups);
+Tensor conv3d_pack(Tensor weight, OptionalTensor zero_point, std::vector<int64_t> dilation, int64_t groups,
+                   std::vector<int64_t> stride) {
+  return pack("conv3d_pack", 3, weight, zero_point, dilation, groups, stride);
 }
 
 // Copies x, in any layout and signedness, to NDHWC with a border of zero points, so that the kernel never
@@ -222,10 +234,13 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
   ConvGeometry g = geometry(what, dims, x, weight, stride, padding, dilation);
   const PackedHeader& h = read_header(bytes(packed), packed.numel(), kernel, name);
   const int64_t kernel_h = dims == 3 ? weight.size(2) * weight.size(3) : weight.size(2), kernel_w = g.kernel_w;
-  ZP_REQUIRE(h.kind == conv_kind(dims, groups, out_channels, kernel_h, kernel_w, weight.size(1), dilation.back()) &&
+  const PackKind kind = conv_kind(dims, groups, out_channels, kernel_h, kernel_w, weight.size(1), dilation, stride);
+  // Winograd's weights may have been packed directly: for any stride, or as their sums are too large.
+  const int64_t terms = h.kind == PackKind::kWinograd ? 9 * h.kc : h.unique_taps * h.kc;
+  ZP_REQUIRE((h.kind == kind || (kind == PackKind::kWinograd && h.kind == PackKind::kDirect)) &&
                  h.kernel_w == kernel_w && h.groups * h.n == out_channels &&
-                 (h.kind == PackKind::kDepthwise || h.unique_taps * h.kc == kernel_h * kernel_w * weight.size(1)),
-             what + ": `packed` was made for other groups, dilation or shape");
+                 (h.kind == PackKind::kDepthwise || terms == kernel_h * kernel_w * weight.size(1)),
+             what + ": `packed` was made for other groups, dilation, stride or shape");
 
   const int64_t batch = x.size(0);
   std::vector<int64_t> sizes = {batch, out_channels, g.out_d, g.out_h, g.out_w};
@@ -303,7 +318,7 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
   const bool plain = h.unique_taps == 1 && g.stride_d == 1 && g.stride_h == 1 && g.stride_w == 1 && !padded && !copies;
   p.conv = plain ? nullptr : &rows;
   // Padding adds nothing where its byte is 0 and products are of uint8.
-  const bool pads = dims == 2 && !plain && !copies && pad_value == 0 && padded;
+  const bool pads = h.kind == PackKind::kDirect && dims == 2 && !plain && !copies && pad_value == 0 && padded;
   const bool bytes_out = epilogue.output == Epilogue::Output::kU8 && !epilogue.table;
   if (pads && bytes_out && kernel.k_per_lane == 4 && g.out_h * g.out_w <= kOrderedPixels) {
     static thread_local PixelOrder pixels;
@@ -323,7 +338,10 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
     p.epilogue.mult += slot;
     p.epilogue.bias += slot;
     if (p.epilogue.residual) p.epilogue.residual += group * h.n;
-    run_igemm(kernel, p, m);
+    if (h.kind == PackKind::kWinograd)
+      run_winograd(kernel, p, batch);
+    else
+      run_igemm(kernel, p, m);
   }
   return out;
 }

@@ -68,4 +68,21 @@ void run_igemm(const KernelTable& table, const IgemmParams& product, int64_t m) 
   }
 }
 
+void run_winograd(const KernelTable& table, const IgemmParams& p, int64_t batch) {
+  const ConvGeometry& g = *p.conv;
+  const int64_t tiles = batch * ceil_div(g.out_h, 2) * ceil_div(g.out_w, 2), panels = table.panels(p.n);
+  const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  const size_t scratch_bytes = table.winograd_scratch(p);
+  const int64_t products = 16 * p.kc * p.n / 32;  // of a tile
+  // As in run_igemm. Each thread that takes panels transforms all tiles: little work, of few tiles.
+  if (tiles < 8 * threads * kMaxRows && panels % threads == 0)
+    parallel(panels, tiles * products / panels, [&](int64_t begin, int64_t end) {
+      table.winograd(p, 0, tiles, begin, end, scratch(Scratch::kWorker, scratch_bytes));
+    });
+  else
+    parallel(tiles, products, [&](int64_t begin, int64_t end) {
+      table.winograd(p, begin, end, 0, panels, scratch(Scratch::kWorker, scratch_bytes));
+    });
+}
+
 }  // namespace zeropoint

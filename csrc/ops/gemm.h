@@ -34,5 +34,7 @@ void start_rows(const KernelTable& table, const uint8_t* rows, int64_t stride, i
 
 // Runs `p` over its m rows and all panels on torch's threads.
 void run_igemm(const KernelTable& table, const IgemmParams& p, int64_t m);
+// The same by Winograd's algorithm, over the output pixels of `batch` images.
+void run_winograd(const KernelTable& table, const IgemmParams& p, int64_t batch);
 
 }  // namespace zeropoint

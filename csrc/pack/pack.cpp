@@ -81,6 +81,23 @@ void put(uint8_t* data, int64_t element_bytes, int64_t index, int32_t value) {
   }
 }
 
+// U = (2 G) g (2 G)' of F(2x2, 3x3): four times Winograd's transformed kernel, in integers.
+void transform_kernel(const int32_t (&g)[3][3], int32_t (&u)[16]) {
+  const auto twice = [](int32_t first, int32_t second, int32_t third, int32_t(&out)[4]) {
+    out[0] = 2 * first;
+    out[1] = first + second + third;
+    out[2] = first - second + third;
+    out[3] = 2 * third;
+  };
+  int32_t rows[3][4];  // [kernel column][point]
+  for (int x = 0; x < 3; ++x) twice(g[0][x], g[1][x], g[2][x], rows[x]);
+  for (int y = 0; y < 4; ++y) {
+    int32_t points[4];
+    twice(rows[0][y], rows[1][y], rows[2][y], points);
+    std::copy_n(points, 4, u + 4 * y);
+  }
+}
+
 // One output channel of a GEMM's panels; gives the sum of its weights.
 int32_t pack_column(const WeightView& w, const PackedHeader& h, uint8_t* data, int64_t n) {
   const int64_t group = n / w.n, column = n % w.n;
@@ -91,6 +108,18 @@ int32_t pack_column(const WeightView& w, const PackedHeader& h, uint8_t* data, i
   uint8_t* base = data + group * h.group_bytes + panel * h.unique_taps * h.repeats * k_groups * panel_cols * 4;
   const int64_t step = vectors * h.lanes * h.k_per_lane;  // elements between groups of K
   const int64_t first = panel_slot(in_panel, h.lanes, vectors) * h.k_per_lane;
+  if (h.kind == PackKind::kWinograd) {
+    int32_t sum = 0;
+    for (int64_t c = 0; c < w.channels; ++c) {
+      int32_t kernel[3][3], points[16];
+      for (int64_t kh = 0; kh < 3; ++kh)
+        for (int64_t kw = 0; kw < 3; ++kw) sum += kernel[kh][kw] = weight_at(w, n, kh, kw, c);
+      transform_kernel(kernel, points);
+      for (int64_t point = 0; point < 16; ++point)
+        put(base, element, (point * k_groups + c / h.k_per_lane) * step + first + c % h.k_per_lane, points[point]);
+    }
+    return sum;
+  }
   // Positions of the kernel that are one tap.
   const int64_t joined = w.kernel_h * w.kernel_w / h.unique_taps;
   int32_t sum = 0;
@@ -148,6 +177,7 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
                                 " has sum |w| = " + std::to_string(worst) +
                                 "; an int32 accumulator holds at most 2^31 - 1 = 255 * 8421504. Split the reduction or "
                                 "use a larger weight scale.");
+  if (kind == PackKind::kWinograd && worst * 255 * 4 > std::numeric_limits<int32_t>::max()) kind = PackKind::kDirect;
   PackedHeader h = {};
   h.magic = kPackMagic;
   h.version = kPackVersion;
@@ -156,6 +186,7 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
   h.k_per_lane = table.k_per_lane;
   h.panel_vectors = kind == PackKind::kDepthwise ? 4 : table.panel_vectors;
   h.repeats = std::max<int64_t>(1, std::max(ceil_div(highest, 127), ceil_div(-lowest, 128)));
+  if (kind == PackKind::kWinograd) h.repeats = 1;  // its 16 bits hold what 9 make of them
   h.kernel_w = w.kernel_w;
   if (kind == PackKind::kDepthwise) {
     h.groups = 1;
@@ -172,6 +203,7 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
     const int64_t positions = w.kernel_h * w.kernel_w;
     h.unique_taps = kind == PackKind::kGathered ? 1 : kind == PackKind::kRows ? w.kernel_h : positions;
     h.kc = positions / h.unique_taps * w.channels;
+    if (kind == PackKind::kWinograd) h.unique_taps = 16;
     h.group_bytes = h.unique_taps * h.repeats * ceil_div(h.kc, h.k_per_lane) * ceil_div(h.n, h.lanes) * h.lanes * 4;
   }
   h.data_offset = ceil_div(static_cast<int64_t>(sizeof(PackedHeader)) + h.groups * h.n * 4, 64) * 64;

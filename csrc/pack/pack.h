@@ -24,6 +24,7 @@ enum class PackKind : int32_t {
   kRows,       // few channels: a row of the kernel is one tap, kc = kernel_w * channels
   kGathered,   // so few that rows would be half empty: the kernel is one tap, kc = kernel_h * kernel_w * channels
   kDepthwise,  // one channel per group, one filter each
+  kWinograd,   // 3x3, stride 1: the 16 points of F(2x2, 3x3) are the taps (kernels/shared/winograd.h)
 };
 
 struct PackedHeader {
@@ -50,7 +51,8 @@ struct WeightView {
   int64_t zero_point_step;    // 0: one for all, 1: one per output channel
 };
 
-// Throws std::invalid_argument if an int32 accumulator could overflow: sum |w| * 255 > 2^31 - 1.
+// Throws std::invalid_argument if an int32 accumulator could overflow: sum |w| * 255 > 2^31 - 1. Winograd's holds four
+// times that: where it could, the header's kind is kDirect instead.
 PackedHeader plan_pack(const WeightView&, PackKind, const KernelTable&);
 // Writes the header and zeros; then the output channels [n0, n1), any parts of them at the same time.
 void start_pack(const PackedHeader&, uint8_t* blob);

@@ -107,6 +107,10 @@ class Generator:
         if volume:
             kernel, extra = (self.one(1, 2, 3), *kernel), (self.one(0, 1, 3), *extra)
         stride, dilation = [self.one(1, 1, 2, 3) for _ in kernel], [self.one(1, 1, 1, 2) for _ in kernel]
+        if not volume and self.chance(0.2):  # what Winograd's algorithm takes
+            groups, channels, out_channels, kernel = 1, self.one(32, 33, 48, 70), self.one(32, 33, 48, 65), (3, 3)
+            stride, dilation = [1, 1], [1, 1]
+        packed_stride = stride if self.chance(0.8) else []
         padding = [self.one(0, 1, 2, k // 2) for k in kernel]
         size = [
             max(1, (k - 1) * d + 1 - 2 * p) + e for k, d, p, e in zip(kernel, dilation, padding, extra, strict=True)
@@ -124,7 +128,7 @@ class Generator:
         return Case(
             f"{name} {tuple(x.shape)} {x.stride()} {x.dtype} {tuple(weight.shape)} {arguments[3:]} tail {list(tail)}",
             lambda: expected(x, weight, none, *arguments, **tail),
-            lambda: actual(x, weight, pack(weight, zero_point, dilation, groups), *arguments, **tail),
+            lambda: actual(x, weight, pack(weight, zero_point, dilation, groups, packed_stride), *arguments, **tail),
         )
 
     def conv3d(self) -> Case:

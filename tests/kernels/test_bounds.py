@@ -49,13 +49,13 @@ def test_depthwise(isa, channels):
     assert torch.equal(ops.conv2d(x, weight, packed, *arguments), _reference.conv2d(x, weight, packed, *arguments))
 
 
-@pytest.mark.parametrize("channels", [1, 3, 5, 16, 18, 64])
+@pytest.mark.parametrize("channels", [1, 3, 5, 16, 18, 33, 40, 64])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_convolution(isa, channels, kernel):
     x = guarded(torch.randint(0, 256, (1, channels, 6, 5), dtype=torch.uint8))
-    weight = torch.randint(-128, 128, (17, channels, kernel, kernel), dtype=torch.int8)
+    weight = torch.randint(-128, 128, (33, channels, kernel, kernel), dtype=torch.int8)
     arguments = (torch.ones(1), None, None, (1, 1), (0, 0), (1, 1), 1, 1.0, 3, 500.0, 0, 0, 255, torch.uint8)
-    packed = ops.conv2d_pack(weight, None, (1, 1), 1)
+    packed = ops.conv2d_pack(weight, None, (1, 1), 1, (1, 1))
     assert torch.equal(ops.conv2d(x, weight, packed, *arguments), _reference.conv2d(x, weight, packed, *arguments))
 
 

@@ -98,3 +98,63 @@ def test_depthwise_results_beyond_int32_saturate(isa, kernel, stride):
     with backend.use_isa(isa):
         packed = ops.conv2d_pack(weight, None, (1, 1), 112)
         assert torch.equal(ops.conv2d(x, weight, packed, *arguments), expected)
+
+
+WINOGRAD = [
+    (32, 32, (56, 5)),
+    (64, 48, (7, 7)),
+    (33, 40, (9, 14)),
+    (70, 33, (1, 1)),
+    (130, 65, (2, 3)),
+    (512, 34, (4, 7)),
+]
+
+
+@pytest.mark.parametrize("isa", backend.available_isas())
+@pytest.mark.parametrize(("channels", "out_channels", "size"), WINOGRAD)
+def test_three_by_three(isa, channels, out_channels, size):
+    """Packed for a stride of 1, which AVX2 takes for Winograd's algorithm, and for any: the same bits."""
+    torch.manual_seed(0)
+    any_bytes = torch.empty(0, dtype=torch.uint8)
+    for dtype, padding, zero_point in ((torch.uint8, (1, 1), None), (torch.int8, (2, 1), torch.tensor([-128]))):
+        x = torch.randint(0, 256, (3, channels, *size), dtype=torch.uint8).view(dtype)
+        x = x.contiguous(memory_format=torch.channels_last)
+        weight = torch.randint(-128, 128, (out_channels, channels, 3, 3)).to(torch.int8)
+        scale, bias = torch.rand(out_channels) * 0.01, torch.randn(out_channels)
+        for output in ((0.5, 3, 0, 255, torch.uint8), (1.0, 0, 0, 0, torch.float32), (1.0, 0, 0, 0, torch.int32)):
+            arguments = (scale, zero_point, bias, (1, 1), padding, (1, 1), 1, 0.02, 9, *output)
+            expected = _reference.conv2d(x, weight, any_bytes, *arguments)
+            tail = {}
+            if output[4] is torch.uint8:
+                tail = {"residual": torch.randint(0, 256, expected.shape, dtype=torch.uint8), "residual_scale": 0.3}
+                tail |= {"residual_zero_point": 9, "sum_scale": 0.7, "sum_zero_point": 5, "sum_min": 0, "sum_max": 255}
+                tail |= {"table": torch.randint(0, 256, (256,), dtype=torch.uint8)}
+                expected = _reference.conv2d(x, weight, any_bytes, *arguments, **tail)
+            with backend.use_isa(isa):
+                for stride in ((1, 1), ()):
+                    packed = ops.conv2d_pack(weight, zero_point, (1, 1), 1, stride)
+                    assert torch.equal(ops.conv2d(x, weight, packed, *arguments, **tail), expected)
+
+
+def test_winograd_where_it_is_exact(isa):
+    """Extreme sums, which it holds four times; where an int32 cannot, weights are packed directly."""
+    for channels, direct in ((1024, False), (2048, True)):
+        x = torch.full((1, channels, 3, 4), 255, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+        weight = torch.full((32, channels, 3, 3), -128, dtype=torch.int8)
+        arguments = (torch.ones(1), None, None, (1, 1), (1, 1), (1, 1), 1, 1.0, 0, 1.0, 0, 0, 0, torch.int32)
+        packed, any_stride = (ops.conv2d_pack(weight, None, (1, 1), 1, stride) for stride in ((1, 1), ()))
+        assert direct is (packed.numel() == any_stride.numel()) or isa != "avx2"
+        actual = ops.conv2d(x, weight, packed, *arguments)
+        assert torch.equal(actual, _reference.conv2d(x, weight, packed, *arguments))
+        assert int(actual.min()) == -255 * 128 * 9 * channels
+
+
+@pytest.mark.parametrize("isa", [i for i in backend.available_isas() if i == "avx2"])
+def test_winograd_has_a_stride_of_one(isa):
+    weight = torch.ones(32, 32, 3, 3, dtype=torch.int8)
+    x = torch.ones(1, 32, 5, 5, dtype=torch.uint8)
+    with backend.use_isa(isa):
+        packed = ops.conv2d_pack(weight, None, (1, 1), 1, (1, 1))
+        arguments = (torch.ones(1), None, None, (2, 2), (1, 1), (1, 1), 1, 1.0, 0, 1.0, 0, 0, 0, torch.int32)
+        with pytest.raises(ValueError, match="made for other groups, dilation, stride or shape"):
+            ops.conv2d(x, weight, packed, *arguments)

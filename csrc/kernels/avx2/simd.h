@@ -30,6 +30,10 @@ struct Avx2 {
   // Depthwise kernels in registers: weights of that many columns times groups of rows; windows of three columns.
   static constexpr int kDwTaps = 3;
   static constexpr bool kDwColumns = false;
+  // A is widened to 16 bits anyway: transformed, there is less of it to multiply.
+  static constexpr bool kWinograd = true;
+  using I16 = __m256i;
+  static constexpr int kLanes16 = 16;
 
   // kLanes bytes.
   static I32 load_bytes(const uint8_t* p) {
@@ -97,6 +101,13 @@ struct Avx2 {
     return _mm256_set1_epi32(pair);
   }
   static I32 dot(I32 acc, I32 a, I32 b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
+  static I16 widen_16(const uint8_t* p) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static void store_16(uint8_t* p, I16 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static I16 add_16(I16 a, I16 b) { return _mm256_add_epi16(a, b); }
+  static I16 sub_16(I16 a, I16 b) { return _mm256_sub_epi16(a, b); }
+  static I32 quarter(I32 v) { return _mm256_srai_epi32(v, 2); }
   static void widen(const uint8_t* x, int64_t n, int16_t* out) {
     int64_t i = 0;
     for (; i + 16 <= n; i += 16)

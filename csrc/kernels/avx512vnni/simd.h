@@ -48,6 +48,7 @@ struct Avx512Vnni {
   // Depthwise kernels in registers: weights of that many columns times groups of rows; windows of three columns.
   static constexpr int kDwTaps = 14;
   static constexpr bool kDwColumns = true;
+  static constexpr bool kWinograd = false;
 
   // kLanes bytes.
   static I32 load_bytes(const uint8_t* p) {

@@ -13,6 +13,7 @@ struct AvxVnni : Avx2 {
   using GroupA = __m256i;
   using GroupB = __m256i;
   static constexpr bool kWidenA = false;
+  static constexpr bool kWinograd = false;
   static constexpr int kDwBytes = 32;
   static constexpr int kDwInputBytes = 32;
   static constexpr int kDwTaps = 14;  // some in memory, from where the dot product takes them as well

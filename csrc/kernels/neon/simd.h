@@ -29,6 +29,7 @@ struct Neon {
   // Depthwise kernels in registers: weights of that many columns times groups of rows; windows of three columns.
   static constexpr int kDwTaps = 14;
   static constexpr bool kDwColumns = true;
+  static constexpr bool kWinograd = false;
 
   static int32x4_t dot_us(int32x4_t acc, uint8x16_t u, int8x16_t s) {
 #ifdef __ARM_FEATURE_MATMUL_INT8

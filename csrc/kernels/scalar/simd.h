@@ -34,6 +34,7 @@ struct Scalar {
   // Depthwise kernels in registers: weights of that many columns times groups of rows; windows of three columns.
   static constexpr int kDwTaps = 0;
   static constexpr bool kDwColumns = false;
+  static constexpr bool kWinograd = false;  // what the others are compared with stays as plain as it is
 
   template <class F>
   static I32 each_i32(F f) {

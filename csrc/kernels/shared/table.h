@@ -14,13 +14,14 @@
 #include "pool.h"
 #include "resample.h"
 #include "rows.h"
+#include "winograd.h"
 
 namespace zeropoint {
 namespace {
 
 template <class V>
 constexpr KernelTable make_table(const char* name) {
-  return {
+  KernelTable table = {
       .name = name,
       .lanes = V::kLanes,
       .k_per_lane = V::kWidenA ? 2 : 4,
@@ -28,6 +29,8 @@ constexpr KernelTable make_table(const char* name) {
       .half_lanes = V::kHalfLanes,
       .igemm_scratch = igemm_scratch<V>,
       .igemm = igemm<V>,
+      .winograd_scratch = nullptr,
+      .winograd = nullptr,
       .depthwise_scratch = depthwise_scratch<V>,
       .depthwise = depthwise<V>,
       .max_pool = max_pool<V>,
@@ -67,6 +70,11 @@ constexpr KernelTable make_table(const char* name) {
       .dot_peak = dot_peak<V>,
       .dot_peak_ops = int64_t{2} * kPeakChains * V::kLanes * (V::kWidenA ? 2 : 4),
   };
+  if constexpr (V::kWinograd) {
+    table.winograd_scratch = winograd_scratch<V>;
+    table.winograd = winograd<V>;
+  }
+  return table;
 }
 
 }  // namespace

@@ -19,7 +19,11 @@ def conv_extent(size: int, kernel: int, stride: int, padding: int, dilation: int
 
 
 def conv2d_pack(
-    weight: torch.Tensor, w_zero_point: torch.Tensor | None, dilation: Sequence[int], groups: int
+    weight: torch.Tensor,
+    w_zero_point: torch.Tensor | None,
+    dilation: Sequence[int],
+    groups: int,
+    stride: Sequence[int] = (),
 ) -> torch.Tensor:
     """The reference needs no packing; the result only has to exist. Checks the accumulator bound."""
     check_accumulator(without_zero_point(weight, w_zero_point))

@@ -251,6 +251,9 @@ class _Reader:
         assert target is not None
         _require(not target._schema.is_mutable, f"{name} changes its arguments")
         schema = target._schema.arguments
+        missing = schema[len(arguments) :]
+        if all(a.has_default_value() for a in missing):  # a file may be older than an operator's last arguments
+            arguments.extend(a.default_value for a in missing)
         _require(len(schema) == len(arguments), f"{name} takes {len(schema)} arguments, got {len(arguments)}")
         by_name = dict(zip((a.name for a in schema), arguments, strict=True))
         for a in schema:

@@ -168,7 +168,7 @@ class Lowering(GraphBuilder):
                 for key, first in (("stride", 1), ("padding", 0), ("dilation", 1))
             )
             convolve, pack = (ops.conv3d, ops.conv3d_pack) if dims == 3 else (ops.conv2d, ops.conv2d_pack)
-            packed = self.call(pack, weight, zero, dilation, a["groups"])
+            packed = self.call(pack, weight, zero, dilation, a["groups"], stride)
             image = self.call(aten.unsqueeze.default, x.node, 2) if one_dimension else x.node
             geometry = (stride, padding, dilation, a["groups"])
             out = self.call(convolve, image, weight, packed, *rest, *geometry, *x.qparams, *output)

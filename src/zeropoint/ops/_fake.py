@@ -74,7 +74,9 @@ def _linear_pack(weight: torch.Tensor, w_zero_point: Any) -> torch.Tensor:
 
 @_fake("conv2d_pack")
 @_fake("conv3d_pack")
-def _conv_pack(weight: torch.Tensor, w_zero_point: Any, dilation: Sequence[int], groups: int) -> torch.Tensor:
+def _conv_pack(
+    weight: torch.Tensor, w_zero_point: Any, dilation: Sequence[int], groups: int, stride: Sequence[int] = ()
+) -> torch.Tensor:
     return weight.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
 
 

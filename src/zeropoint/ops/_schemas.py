@@ -47,9 +47,9 @@ SCHEMAS = {
         "Tensor hh, Tensor hh_packed, Tensor hh_scale, Tensor? hh_zero_point, Tensor? hh_bias, Tensor tables, Tensor grids, "
         "int kind, bool reverse) -> (Tensor, Tensor, Tensor)"
     ),
-    "conv2d_pack": "(Tensor weight, Tensor? w_zero_point, int[] dilation, int groups) -> Tensor",
+    "conv2d_pack": "(Tensor weight, Tensor? w_zero_point, int[] dilation, int groups, int[] stride=[]) -> Tensor",
     "conv2d": f"(Tensor x, {_CONVOLUTION}, {_OUTPUT}) -> Tensor",
-    "conv3d_pack": "(Tensor weight, Tensor? w_zero_point, int[] dilation, int groups) -> Tensor",
+    "conv3d_pack": "(Tensor weight, Tensor? w_zero_point, int[] dilation, int groups, int[] stride=[]) -> Tensor",
     "conv3d": f"(Tensor x, {_CONVOLUTION}, {_OUTPUT}) -> Tensor",
     "add": _BINARY,
     "mul": _BINARY,

@@ -54,11 +54,14 @@ class Convolution:
         dims = len(self.stride)
         if self._in_phases(kernel_weight.shape[4 - dims :]):
             parts = [self._phase_weight(kernel_weight, phase) for phase in self._phases()]
-            return tuple(ops.conv2d_pack(w, w_zero_point, (1, 1), self.groups) for w in parts)
+            return tuple(ops.conv2d_pack(w, w_zero_point, (1, 1), self.groups, (1, 1)) for w in parts)
+        stride = (1,) * dims if self.transposed else self.stride
         if dims == 3:
-            return ops.conv3d_pack(kernel_weight, w_zero_point, self.dilation, self.groups)
+            return ops.conv3d_pack(kernel_weight, w_zero_point, self.dilation, self.groups, stride)
         dilation = (1, *self.dilation) if dims == 1 else self.dilation
-        return ops.conv2d_pack(kernel_weight, w_zero_point, dilation, self.groups)
+        return ops.conv2d_pack(
+            kernel_weight, w_zero_point, dilation, self.groups, (1, *stride) if dims == 1 else stride
+        )
 
     def __call__(
         self,

@@ -1,0 +1,233 @@
+// 3x3 convolutions with stride 1 by Winograd's F(2x2, 3x3) (Lavin, Gray: Fast algorithms for convolutional neural
+// networks, 2016), in integers: 16 multiplications for four output pixels of a channel instead of 36. Where A is
+// widened to 16 bits anyway they are as cheap as the direct ones, and as exact:
+//   input   V = B' d B of 4x4 bytes: sums of four with either sign, -510 to 1020;
+//   weights U = (2 G) g (2 G)', four times what the algorithm has, made when they are packed: |U| <= 9 * 256;
+//   product M = sum over channels of U * V, at 16 points, each a matrix product [tiles, C] x [C, N];
+//   output  4 * acc = A' M A. Sums wrap in int32; 4 * acc does not (plan_pack sees to it), so the shift is exact.
+#pragma once
+#include "igemm.h"
+
+namespace zeropoint {
+namespace {
+
+constexpr int kPoints = 16;  // of a tile: 4x4
+constexpr int64_t kOutputTile = 2;
+
+// Tiles that are multiplied together: their V stays in L2, their products with a panel in L1 or near it.
+constexpr int64_t kTransformedBytes = 262144, kMostTiles = 8 * kMaxRows;
+
+// How a call's tiles are laid out in the scratch.
+struct WinogradShape {
+  int64_t across, of_image;        // tiles of a row, of an image
+  int64_t chunk, channels;         // tiles that are transformed together; kc, even
+  int64_t point_bytes, sum_bytes;  // of V, of M at one point
+
+  WinogradShape(const IgemmParams& p, int64_t panel_bytes) {
+    const ConvGeometry& g = *p.conv;
+    across = ceil_div(g.out_w, kOutputTile);
+    of_image = across * ceil_div(g.out_h, kOutputTile);
+    channels = ceil_div(p.kc, 2) * 2;
+    const int64_t fit = kTransformedBytes / (kPoints * channels * 2);
+    chunk = fit < kMaxRows ? kMaxRows : fit < kMostTiles ? fit : kMostTiles;
+    // A line more: points at a distance of 4096 bytes would all be in one set of the cache.
+    point_bytes = ceil_div(chunk * channels * 2, 64) * 64 + 64;
+    sum_bytes = chunk * panel_bytes + 64;
+  }
+};
+
+template <class V>
+size_t winograd_scratch(const IgemmParams& p) {
+  const WinogradShape shape(p, V::kPanelVectors * V::kLanes * 4);
+  return static_cast<size_t>(kPoints * (shape.point_bytes + shape.sum_bytes) + 64);
+}
+
+// V of one tile, a vector of channels after the other; the last one overlaps the one before where channels are no
+// multiple of it.
+template <class V>
+void transform_input(const IgemmParams& p, const uint8_t* const (&pixels)[4][4], int64_t point_bytes, uint8_t* out) {
+  const auto row = [&](int first, int second, bool add, int64_t c, typename V::I16(&d)[4])
+      __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int x = 0; x < 4; ++x) {
+      const typename V::I16 a = V::widen_16(pixels[first][x] + c), b = V::widen_16(pixels[second][x] + c);
+      d[x] = add ? V::add_16(a, b) : V::sub_16(a, b);
+    }
+  };
+  for (int64_t next = 0; next < p.kc; next += V::kLanes16) {
+    const int64_t c = next + V::kLanes16 <= p.kc ? next : p.kc - V::kLanes16;
+    uint8_t* to = out + 2 * c;
+#pragma GCC unroll 4
+    for (int y = 0; y < 4; ++y) {
+      typename V::I16 d[4];
+      if (y == 0) row(0, 2, false, c, d);
+      if (y == 1) row(1, 2, true, c, d);
+      if (y == 2) row(2, 1, false, c, d);
+      if (y == 3) row(1, 3, false, c, d);
+      V::store_16(to, V::sub_16(d[0], d[2]));
+      V::store_16(to + point_bytes, V::add_16(d[1], d[2]));
+      V::store_16(to + 2 * point_bytes, V::sub_16(d[2], d[1]));
+      V::store_16(to + 3 * point_bytes, V::sub_16(d[1], d[3]));
+      to += 4 * point_bytes;
+    }
+  }
+}
+
+// Input pixels of the tile whose first output pixel is the cursor's. Those past the image's padding belong to no
+// output pixel; they only have to be readable.
+inline void tile_pixels(const IgemmParams& p, const RowCursor& c, const uint8_t* (&pixels)[4][4]) {
+  const ConvGeometry& g = *p.conv;
+  const uint8_t *base = first_tap(p, c), *outside = p.pad_row ? p.pad_row : p.a;
+  const int64_t h0 = c.oh - g.pad_h, w0 = c.ow - g.pad_w;
+  for (int64_t y = 0; y < 4; ++y)
+    for (int64_t x = 0; x < 4; ++x) {
+      const bool inside = h0 + y >= 0 && h0 + y < g.in_h && w0 + x >= 0 && w0 + x < g.in_w;
+      pixels[y][x] = inside ? base + y * g.row_stride + x * p.a_stride : outside;
+    }
+}
+
+// M of MR tiles and one panel at one point.
+template <class V, int MR, int NV>
+void point_products(const uint8_t* a, int64_t a_stride, int64_t groups, const uint8_t* b, int32_t* out) {
+  typename V::I32 acc[MR][NV];
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) acc[r][v] = V::set_i32(0);
+  for (int64_t g = 0; g < groups; ++g, b += NV * V::kLanes * 4) {
+    typename V::I32 bv[NV];
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) bv[v] = V::load_i32(reinterpret_cast<const int32_t*>(b) + v * V::kLanes);
+    prefetch_weights<NV * V::kLanes * 4>(b);
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r) {
+      const typename V::I32 av = V::broadcast_a(a + r * a_stride + 4 * g);
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) acc[r][v] = V::dot(acc[r][v], av, bv[v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) V::store_i32(out + (r * NV + v) * V::kLanes, acc[r][v]);
+}
+
+template <class V, int NV>
+void point_rows(int rows, const uint8_t* a, int64_t a_stride, int64_t groups, const uint8_t* b, int32_t* out) {
+  switch (rows) {
+    case 1:
+      return point_products<V, 1, NV>(a, a_stride, groups, b, out);
+    case 2:
+      return point_products<V, 2, NV>(a, a_stride, groups, b, out);
+    case 3:
+      return point_products<V, 3, NV>(a, a_stride, groups, b, out);
+    case 4:
+      return point_products<V, 4, NV>(a, a_stride, groups, b, out);
+    case 5:
+      return point_products<V, 5, NV>(a, a_stride, groups, b, out);
+    default:
+      return point_products<V, 6, NV>(a, a_stride, groups, b, out);
+  }
+}
+
+// The output pixels of one tile, from its M.
+template <class V, int NV>
+void transform_output(const IgemmParams& p, const uint8_t* sums, int64_t sum_bytes, const RowCursor& c, int64_t col) {
+  const ConvGeometry& g = *p.conv;
+  typename V::I32 acc[4][NV];
+#pragma GCC unroll 4
+  for (int v = 0; v < NV; ++v) {
+    typename V::I32 above[4], below[4];
+#pragma GCC unroll 4
+    for (int x = 0; x < 4; ++x) {
+      const auto at = [&](int y) {
+        return V::load_i32(reinterpret_cast<const int32_t*>(sums + (4 * y + x) * sum_bytes) + v * V::kLanes);
+      };
+      const typename V::I32 second = at(1), third = at(2);
+      above[x] = V::add_i32(at(0), V::add_i32(second, third));
+      below[x] = V::sub_i32(V::sub_i32(second, third), at(3));
+    }
+    const typename V::I32 init = V::load_i32(p.epilogue.init + col + v * V::kLanes);
+    const auto left = [&](const typename V::I32(&m)[4]) {
+      return V::add_i32(init, V::quarter(V::add_i32(m[0], V::add_i32(m[1], m[2]))));
+    };
+    const auto right = [&](const typename V::I32(&m)[4]) {
+      return V::add_i32(init, V::quarter(V::sub_i32(V::sub_i32(m[1], m[2]), m[3])));
+    };
+    acc[0][v] = left(above);
+    acc[1][v] = right(above);
+    acc[2][v] = left(below);
+    acc[3][v] = right(below);
+  }
+  const int64_t m = (c.n * g.out_h + c.oh) * g.out_w + c.ow;
+  const int64_t places[4] = {m, m + 1, m + g.out_w, m + g.out_w + 1};
+  const bool wide = c.ow + 1 < g.out_w, high = c.oh + 1 < g.out_h;
+  if (wide && high && p.epilogue.output == Epilogue::Output::kU8) {
+    store_tile<V, 4, NV>(p, {4, m, places, nullptr, 0}, acc, col);
+    return;
+  }
+  for (int i = 0; i < 4; ++i) {
+    if ((i % 2 && !wide) || (i / 2 && !high)) continue;
+    typename V::I32 one[1][NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) one[0][v] = acc[i][v];
+    store_tile<V, 1, NV>(p, {1, places[i], nullptr, nullptr, 0}, one, col);
+  }
+}
+
+inline RowCursor tile_cursor(const WinogradShape& shape, int64_t tile) {
+  const int64_t in_image = tile % shape.of_image;
+  return {tile / shape.of_image, 0, in_image / shape.across * kOutputTile, in_image % shape.across * kOutputTile};
+}
+
+template <class V, int NV>
+void winograd_panel(const IgemmParams& p, const WinogradShape& shape, int64_t first, int64_t count, const uint8_t* v,
+                    const uint8_t* panel, int64_t col, uint8_t* sums) {
+  const int64_t groups = shape.channels / 2, stride = shape.channels * 2;
+  const Tiling tiling(count, false);
+  for (int point = 0; point < kPoints; ++point, panel += groups * NV * V::kLanes * 4) {
+    const uint8_t* a = v + point * shape.point_bytes;
+    auto* out = reinterpret_cast<int32_t*>(sums + point * shape.sum_bytes);
+    for (int64_t i = 0; i < tiling.count; ++i) {
+      const int rows = tiling.rows(i);
+      point_rows<V, NV>(rows, a, stride, groups, panel, out);
+      a += rows * stride;
+      out += rows * NV * V::kLanes;
+    }
+  }
+  for (int64_t t = 0; t < count; ++t)
+    transform_output<V, NV>(p, sums + t * NV * V::kLanes * 4, shape.sum_bytes, tile_cursor(shape, first + t), col);
+}
+
+// Tiles [tile0, tile1) of 2x2 output pixels, row after row, image after image.
+template <class V>
+void winograd(const IgemmParams& p, int64_t tile0, int64_t tile1, int64_t panel0, int64_t panel1, uint8_t* scratch) {
+  const int64_t panel_cols = V::kPanelVectors * V::kLanes;
+  const WinogradShape shape(p, panel_cols * 4);
+  const int64_t panel_bytes = kPoints * shape.channels / 2 * panel_cols * 4;
+  uint8_t* v = scratch + (64 - reinterpret_cast<uintptr_t>(scratch) % 64) % 64;
+  uint8_t* sums = v + kPoints * shape.point_bytes;
+  const int64_t chunks = ceil_div(tile1 - tile0, shape.chunk), chunk = ceil_div(tile1 - tile0, chunks);
+  for (int64_t first = tile0; first < tile1; first += chunk) {
+    const int64_t count = tile1 - first < chunk ? tile1 - first : chunk;
+    for (int64_t t = 0; t < count; ++t) {
+      const uint8_t* pixels[4][4];
+      tile_pixels(p, tile_cursor(shape, first + t), pixels);
+      uint8_t* to = v + t * shape.channels * 2;
+      transform_input<V>(p, pixels, shape.point_bytes, to);
+      if (p.kc % 2)  // the last pair's other half
+        for (int point = 0; point < kPoints; ++point) __builtin_memset(to + point * shape.point_bytes + 2 * p.kc, 0, 2);
+    }
+    for (int64_t panel = panel0; panel < panel1; ++panel) {
+      const int64_t col = panel * panel_cols;
+      const uint8_t* b = p.b + panel * panel_bytes;
+      if (p.n - col > V::kLanes)
+        winograd_panel<V, V::kPanelVectors>(p, shape, first, count, v, b, col, sums);
+      else
+        winograd_panel<V, 1>(p, shape, first, count, v, b, col, sums);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace zeropoint
