@@ -21,8 +21,8 @@ struct Avx2 {
   static constexpr bool kWidenA = true;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
-  static constexpr bool kJoins = false;
-  static constexpr bool kOrders = false;  // kRowF32 goes through memory
+  static constexpr bool kJoins = true;
+  static constexpr bool kOrders = true;
   static constexpr bool kStaggers = false;
   using DwInput = DwWeight;  // four interleaved bytes as two pairs of int16
   static constexpr int kDwBytes = 64;
@@ -70,6 +70,7 @@ struct Avx2 {
   static F32 load_f32(const float* p) { return _mm256_loadu_ps(p); }
   static void store_f32(float* p, F32 v) { _mm256_storeu_ps(p, v); }
   static F32 set_f32(float x) { return _mm256_set1_ps(x); }
+  static I32 bits(F32 v) { return _mm256_castps_si256(v); }
   static F32 to_f32(I32 v) { return _mm256_cvtepi32_ps(v); }
   static F32 mul(F32 a, F32 b) { return _mm256_mul_ps(a, b); }
   static F32 add(F32 a, F32 b) { return _mm256_add_ps(a, b); }
@@ -109,10 +110,22 @@ struct Avx2 {
   static I16 sub_16(I16 a, I16 b) { return _mm256_sub_epi16(a, b); }
   static I32 quarter(I32 v) { return _mm256_srai_epi32(v, 2); }
   static void widen(const uint8_t* x, int64_t n, int16_t* out) {
+    const auto sixteen = [&](int64_t i) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), widen_16(x + i));
+    };
+    const auto eight = [&](int64_t i) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
+                       _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x + i))));
+    };
     int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i),
-                          _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+    for (; i + 16 <= n; i += 16) sixteen(i);
+    if (i == n) return;
+    // The rest, together with what is before it.
+    if (n >= 16) return sixteen(n - 16);
+    if (n >= 8) {
+      eight(0);
+      return eight(n - 8);
+    }
     for (; i < n; ++i) out[i] = x[i];
   }
 
@@ -203,18 +216,78 @@ struct Avx2 {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(_mm256_permute4x64_epi64(bytes, 0x08)));
       return;
     }
+    const __m128i low = _mm256_castsi256_si128(bytes);
     if (NV == 4 && count == 16) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(bytes));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low);
+      return;
+    }
+    if (NV == 4 && count == 24) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low);
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 16), _mm256_extracti128_si256(bytes, 1));
+      return;
+    }
+    if (NV != 3 && count == 8) {
+      const __m128i first = NV == 1 ? _mm_unpacklo_epi32(low, _mm256_extracti128_si256(bytes, 1)) : low;
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p), first);
       return;
     }
     alignas(32) uint8_t b[32];
     _mm256_store_si256(reinterpret_cast<__m256i*>(b), bytes);
     for (int i = 0; i < count; ++i) p[i] = b[i / (4 * NV) * 16 + i % (4 * NV)];
   }
+  // Rows of 8 * NV columns that were narrowed together: row r's are the vectors from r * NV on.
+  template <int NV>
+  static void store_joined(uint8_t* out, int64_t stride, const int64_t (&places)[4 / NV], int, U8 bytes) {
+    const auto row = [&](int r) { return reinterpret_cast<__m128i*>(out + places[r] * stride); };
+    if constexpr (NV == 2) {
+      bytes = _mm256_permute4x64_epi64(bytes, 0xD8);
+      _mm_storeu_si128(row(0), _mm256_castsi256_si128(bytes));
+      _mm_storeu_si128(row(1), _mm256_extracti128_si256(bytes, 1));
+    } else {
+      const __m128i low = _mm256_castsi256_si128(bytes), high = _mm256_extracti128_si256(bytes, 1);
+      const __m128i above = _mm_unpacklo_epi32(low, high), below = _mm_unpackhi_epi32(low, high);
+      _mm_storel_epi64(row(0), above);
+      _mm_storel_epi64(row(1), _mm_unpackhi_epi64(above, above));
+      _mm_storel_epi64(row(2), below);
+      _mm_storel_epi64(row(3), _mm_unpackhi_epi64(below, below));
+    }
+  }
+  template <int NV>
+  static U8 load_joined(const uint8_t* from, int64_t stride, const int64_t (&places)[4 / NV], int) {
+    const auto row = [&](int r) { return reinterpret_cast<const __m128i*>(from + places[r] * stride); };
+    if constexpr (NV == 2) {
+      return _mm256_permute4x64_epi64(_mm256_set_m128i(_mm_loadu_si128(row(1)), _mm_loadu_si128(row(0))), 0xD8);
+    } else {
+      const auto pair = [&](int r) {
+        return _mm_castsi128_ps(_mm_unpacklo_epi64(_mm_loadl_epi64(row(r)), _mm_loadl_epi64(row(r + 1))));
+      };
+      const __m128 above = pair(0), below = pair(2);
+      return _mm256_castps_si256(
+          _mm256_set_m128(_mm_shuffle_ps(above, below, 0xDD), _mm_shuffle_ps(above, below, 0x88)));
+    }
+  }
+  // Columns of a panel (epilogue.h) in sequence.
+  template <int NV>
+  static void order(const I32 (&x)[NV], I32 (&y)[NV]) {
+    static_assert(NV == 1 || NV == 2);
+    if constexpr (NV == 1) {
+      y[0] = x[0];
+    } else {
+      y[0] = _mm256_permute2x128_si256(x[0], x[1], 0x20);
+      y[1] = _mm256_permute2x128_si256(x[0], x[1], 0x31);
+    }
+  }
   template <int NV>
   static U8 load_u8(const uint8_t* p, int count) {
     if (NV == 4 && count == 32) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    if (NV == 4 && count == 16) return _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const auto* source = reinterpret_cast<const __m128i*>(p);
+    if (NV == 4 && count == 24) return _mm256_setr_m128i(_mm_loadu_si128(source), _mm_loadl_epi64(source + 1));
+    if (NV == 4 && count == 16) return _mm256_zextsi128_si256(_mm_loadu_si128(source));
+    if (NV == 4 && count == 8) return _mm256_zextsi128_si256(_mm_loadl_epi64(source));
+    if (NV == 2 && count == 16) return _mm256_permute4x64_epi64(_mm256_castsi128_si256(_mm_loadu_si128(source)), 0x50);
+    if (NV == 1 && count == 8)
+      return _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(_mm_loadl_epi64(source)),
+                                         _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
     alignas(32) uint8_t b[32] = {};
     for (int i = 0; i < count; ++i) b[i / (4 * NV) * 16 + i % (4 * NV)] = p[i];
     return _mm256_load_si256(reinterpret_cast<const __m256i*>(b));
