@@ -78,9 +78,9 @@ Tensor attention(Tensor q, double q_scale, int64_t q_zero_point, Tensor k, doubl
   if (given_mask) mask.emplace(what, *given_mask, batch, heads, m, t);
 
   const KernelTable& kernel = kernels();
-  const int64_t lanes = kernel.lanes, group = kernel.k_per_lane;
+  const int64_t lanes = kernel.lanes;
   const auto slots = [&](int64_t n) { return ceil_div(n, lanes) * lanes; };
-  const auto groups = [&](int64_t n) { return ceil_div(n, group); };
+  const auto groups = [&](int64_t n) { return ceil_div(n, 4); };
   const int64_t p_stride = ceil_div(t, 4) * 4, s_stride = slots(t), o_stride = slots(dv);
   const int64_t block = std::min(m, kRowBlock);
   const bool copies = queries.flip || d % 4;

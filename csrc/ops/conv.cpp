@@ -320,7 +320,7 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
   // Padding adds nothing where its byte is 0 and products are of uint8.
   const bool pads = h.kind == PackKind::kDirect && dims == 2 && !plain && !copies && pad_value == 0 && padded;
   const bool bytes_out = epilogue.output == Epilogue::Output::kU8 && !epilogue.table;
-  if (pads && bytes_out && kernel.k_per_lane == 4 && g.out_h * g.out_w <= kOrderedPixels) {
+  if (pads && bytes_out && kernel.skips_padding && g.out_h * g.out_w <= kOrderedPixels) {
     static thread_local PixelOrder pixels;
     pixels.fill(g, kernel_h);
     p.order = pixels.order.data();

@@ -85,7 +85,7 @@ Tensor matmul(Tensor a, double a_scale, int64_t a_zero_point, Tensor b, double b
 
   const KernelTable& kernel = kernels();
   const int64_t lanes = kernel.lanes, slots = (n + lanes - 1) / lanes * lanes;
-  const int64_t k_groups = (k + kernel.k_per_lane - 1) / kernel.k_per_lane;
+  const int64_t k_groups = ceil_div(k, 4);
   const auto mult = static_cast<float>(as_f32(a_scale) * as_f32(b_scale) * (1.0 / as_f32(scale)));
   ZP_REQUIRE(std::isfinite(mult), "matmul: a_scale * b_scale / y_scale is not finite in float32");
   auto* mults = reinterpret_cast<float*>(scratch(Scratch::kColumns, static_cast<size_t>(slots) * 8));

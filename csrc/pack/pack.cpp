@@ -5,6 +5,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace zeropoint {
 namespace {
@@ -72,15 +73,6 @@ Extremes extremes_of(const WeightView& w, int64_t n) {
   return found;
 }
 
-void put(uint8_t* data, int64_t element_bytes, int64_t index, int32_t value) {
-  if (element_bytes == 1) {
-    data[index] = static_cast<uint8_t>(value);
-  } else {
-    const auto wide = static_cast<int16_t>(value);
-    std::memcpy(data + 2 * index, &wide, 2);
-  }
-}
-
 // U = (2 G) g (2 G)' of F(2x2, 3x3): four times Winograd's transformed kernel, in integers.
 void transform_kernel(const int32_t (&g)[3][3], int32_t (&u)[16]) {
   const auto twice = [](int32_t first, int32_t second, int32_t third, int32_t(&out)[4]) {
@@ -101,25 +93,13 @@ void transform_kernel(const int32_t (&g)[3][3], int32_t (&u)[16]) {
 // One output channel of a GEMM's panels; gives the sum of its weights.
 int32_t pack_column(const WeightView& w, const PackedHeader& h, uint8_t* data, int64_t n) {
   const int64_t group = n / w.n, column = n % w.n;
-  const int64_t element = 4 / h.k_per_lane, k_groups = ceil_div(h.kc, h.k_per_lane);
+  const int64_t k_groups = ceil_div(h.kc, 4);
   const int64_t panel_cols = static_cast<int64_t>(h.lanes) * h.panel_vectors;
   const int64_t panel = column / panel_cols, in_panel = column % panel_cols;
   const int64_t vectors = vectors_of_panel(h.n - panel * panel_cols, h.lanes, h.panel_vectors);
   uint8_t* base = data + group * h.group_bytes + panel * h.unique_taps * h.repeats * k_groups * panel_cols * 4;
-  const int64_t step = vectors * h.lanes * h.k_per_lane;  // elements between groups of K
-  const int64_t first = panel_slot(in_panel, h.lanes, vectors) * h.k_per_lane;
-  if (h.kind == PackKind::kWinograd) {
-    int32_t sum = 0;
-    for (int64_t c = 0; c < w.channels; ++c) {
-      int32_t kernel[3][3], points[16];
-      for (int64_t kh = 0; kh < 3; ++kh)
-        for (int64_t kw = 0; kw < 3; ++kw) sum += kernel[kh][kw] = weight_at(w, n, kh, kw, c);
-      transform_kernel(kernel, points);
-      for (int64_t point = 0; point < 16; ++point)
-        put(base, element, (point * k_groups + c / h.k_per_lane) * step + first + c % h.k_per_lane, points[point]);
-    }
-    return sum;
-  }
+  const int64_t step = vectors * h.lanes * 4;  // bytes between groups of K
+  const int64_t first = panel_slot(in_panel, h.lanes, vectors) * 4;
   // Positions of the kernel that are one tap.
   const int64_t joined = w.kernel_h * w.kernel_w / h.unique_taps;
   int32_t sum = 0;
@@ -131,30 +111,59 @@ int32_t pack_column(const WeightView& w, const PackedHeader& h, uint8_t* data, i
         const int32_t value = weight_at(w, n, kh, kw, c);
         sum += value;
         for (int64_t repeat = 0; repeat < h.repeats; ++repeat) {
-          const int64_t at = ((repeat * h.unique_taps + tap) * k_groups + k / h.k_per_lane) * step + first;
-          put(base, element, at + k % h.k_per_lane, h.repeats == 1 ? value : part_of(value, repeat));
+          const int64_t at = ((repeat * h.unique_taps + tap) * k_groups + k / 4) * step + first;
+          base[at + k % 4] = static_cast<uint8_t>(h.repeats == 1 ? value : part_of(value, repeat));
         }
       }
     }
   return sum;
 }
 
+// The same for Winograd's algorithm; the layout is in pack.h.
+int32_t pack_points(const WeightView& w, const PackedHeader& h, uint8_t* data, int64_t n) {
+  const int64_t panel_cols = static_cast<int64_t>(h.lanes) * h.panel_vectors, panel = n / panel_cols;
+  const int64_t vectors = vectors_of_panel(h.n - panel * panel_cols, h.lanes, h.panel_vectors);
+  const int64_t k_groups = ceil_div(h.kc, 4), row = vectors * h.lanes * 4,
+                slot = panel_slot(n % panel_cols, h.lanes, vectors);
+  const int64_t lane = slot % h.lanes * 4, vector = slot / h.lanes * h.lanes * 4,
+                point_bytes = row + k_groups * 2 * row;
+  uint8_t* base = data + panel * 16 * (panel_cols * 4 + k_groups * 2 * panel_cols * 4);
+  int32_t sum = 0;
+  std::vector<int16_t> points(static_cast<size_t>(16 * 4 * k_groups));  // [point][channel]
+  for (int64_t c = 0; c < w.channels; ++c) {
+    int32_t kernel[3][3], u[16];
+    for (int64_t kh = 0; kh < 3; ++kh)
+      for (int64_t kw = 0; kw < 3; ++kw) sum += kernel[kh][kw] = weight_at(w, n, kh, kw, c);
+    transform_kernel(kernel, u);
+    for (int64_t point = 0; point < 16; ++point)
+      points[static_cast<size_t>(point * 4 * k_groups + c)] = static_cast<int16_t>(u[point]);
+  }
+  for (int64_t point = 0; point < 16; ++point) {
+    uint8_t* at = base + point * point_bytes;
+    uint32_t start = 0;
+    for (int64_t g = 0; g < k_groups; ++g) {
+      const int16_t* four = points.data() + (point * k_groups + g) * 4;
+      std::memcpy(at + row + g * 2 * row + 2 * vector + lane, four + 2, 4);
+      std::memcpy(at + row + g * 2 * row + 2 * vector + h.lanes * 4 + lane, four, 4);
+      start -= static_cast<uint32_t>(four[0] * four[2]) + static_cast<uint32_t>(four[1] * four[3]);
+    }
+    std::memcpy(at + vector + lane, &start, 4);
+  }
+  return sum;
+}
+
 void put_depthwise(const PackedHeader& h, uint8_t* data, int64_t channel, int64_t kh, int64_t kw, int32_t value) {
-  const int64_t element = 4 / h.k_per_lane, full = full_block_channels(h);
+  const int64_t full = full_block_channels(h);
   const int64_t row_groups = ceil_div(h.unique_taps / h.kernel_w, 4);
   const int64_t taps = h.repeats * h.kernel_w * row_groups;
   const bool tail = channel >= full;
   const int64_t lanes = tail ? h.tail_lanes : h.lanes;
   const int64_t first = tail ? full : channel / (4 * lanes) * (4 * lanes);
   const int64_t lane = (channel - first) / 16 * 4 + (channel - first) % 4, vector = (channel - first) % 16 / 4;
-  uint8_t* block = data + first * taps * 4 * element;
+  uint8_t* block = data + first * taps * 4;
   for (int64_t repeat = 0; repeat < h.repeats; ++repeat) {
     const int64_t vector_index = ((repeat * h.kernel_w + kw) * row_groups + kh / 4) * 4 + vector;
-    const int64_t row = kh % 4;
-    // int16 on vector sets: [rows 0 and 2 of all lanes][rows 1 and 3 of all lanes].
-    const bool split = element == 2 && lanes > 4;
-    const int64_t within = split ? row % 2 * 2 * lanes + lane * 2 + row / 2 : lane * 4 + row;
-    put(block, element, vector_index * 4 * lanes + within, part_of(value, repeat));
+    block[vector_index * 4 * lanes + lane * 4 + kh % 4] = static_cast<uint8_t>(part_of(value, repeat));
   }
 }
 
@@ -183,7 +192,6 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
   h.version = kPackVersion;
   h.kind = kind;
   h.lanes = table.lanes;
-  h.k_per_lane = table.k_per_lane;
   h.panel_vectors = kind == PackKind::kDepthwise ? 4 : table.panel_vectors;
   h.repeats = std::max<int64_t>(1, std::max(ceil_div(highest, 127), ceil_div(-lowest, 128)));
   if (kind == PackKind::kWinograd) h.repeats = 1;  // its 16 bits hold what 9 make of them
@@ -196,7 +204,7 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
     const int64_t block = 4 * static_cast<int64_t>(table.lanes), rest = h.n % block;
     h.tail_lanes = rest > 0 && rest <= 4 * table.half_lanes ? table.half_lanes : 0;
     const int64_t slots = full_block_channels(h) + 4 * h.tail_lanes;
-    h.group_bytes = slots * h.repeats * w.kernel_w * ceil_div(w.kernel_h, 4) * 4 * (4 / h.k_per_lane);
+    h.group_bytes = slots * h.repeats * w.kernel_w * ceil_div(w.kernel_h, 4) * 4;
   } else {
     h.groups = w.groups;
     h.n = w.n;
@@ -204,7 +212,9 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
     h.unique_taps = kind == PackKind::kGathered ? 1 : kind == PackKind::kRows ? w.kernel_h : positions;
     h.kc = positions / h.unique_taps * w.channels;
     if (kind == PackKind::kWinograd) h.unique_taps = 16;
-    h.group_bytes = h.unique_taps * h.repeats * ceil_div(h.kc, h.k_per_lane) * ceil_div(h.n, h.lanes) * h.lanes * 4;
+    h.group_bytes = h.unique_taps * h.repeats * ceil_div(h.kc, 4) * ceil_div(h.n, h.lanes) * h.lanes * 4;
+    if (kind == PackKind::kWinograd)
+      h.group_bytes = 16 * (1 + 2 * ceil_div(h.kc, 4)) * ceil_div(h.n, h.lanes) * h.lanes * 4;
   }
   h.data_offset = ceil_div(static_cast<int64_t>(sizeof(PackedHeader)) + h.groups * h.n * 4, 64) * 64;
   h.total_bytes = h.data_offset + h.groups * h.group_bytes;
@@ -220,7 +230,8 @@ void pack_weights(const WeightView& w, const PackedHeader& h, uint8_t* blob, int
   auto* sums = reinterpret_cast<int32_t*>(blob + sizeof h);
   uint8_t* data = blob + h.data_offset;
   if (h.kind != PackKind::kDepthwise) {
-    for (int64_t n = n0; n < n1; ++n) sums[n] = pack_column(w, h, data, n);
+    const auto pack = h.kind == PackKind::kWinograd ? pack_points : pack_column;
+    for (int64_t n = n0; n < n1; ++n) sums[n] = pack(w, h, data, n);
     return;
   }
   for_each_weight(w, n0, n1, [&](int64_t n, int64_t kh, int64_t kw, int64_t, int32_t value) {
@@ -236,7 +247,7 @@ const PackedHeader& read_header(const uint8_t* blob, int64_t bytes, const Kernel
     throw std::invalid_argument(
         std::string(what) +
         ": `packed` is not a packed weight of this version; make it with the matching *_pack operator");
-  if (h.lanes != table.lanes || h.k_per_lane != table.k_per_lane)
+  if (h.lanes != table.lanes || (h.kind == PackKind::kWinograd && !table.winograd))
     throw std::invalid_argument(std::string(what) + ": `packed` was laid out for another instruction set than " +
                                 table.name + "; pack the weight again");
   return h;

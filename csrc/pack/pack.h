@@ -3,12 +3,11 @@
 //   PackedHeader | column sums int32[groups * n] | padding to 64 | data
 //
 // GEMM data, per group: panels of `panel_vectors` vectors of columns (the last may be narrower), each
-//   [tap][k / k_per_lane][vector][lane][k % k_per_lane], int8, or int16 where A is widened; column
-//   order within a panel as in epilogue.h.
-// Depthwise data: blocks of 4 vectors of channels (of half-width vectors for a short last block), each [repeat][kernel
-// column][group of 4 kernel
-//   rows][vector][lane][row], int8 or int16 (for int16: per vector the even rows of all lanes, then the
-//   odd ones, on vector sets; [lane][row] on scalar).
+//   [tap][k / 4][vector][lane][k % 4], int8; column order within a panel as in epilogue.h.
+// Winograd's: panels of [point], each the start of its sums, int32 [vector][lane], and the transformed weights, int16
+//   [k / 4][vector][k % 4 / 2, the second half first][lane][k % 2].
+// Depthwise data: blocks of 4 vectors of channels (of half-width vectors for a short last block), each
+//   [repeat][kernel column][group of 4 kernel rows][vector][lane][row], int8.
 //
 // Weights enter as w - w_zero_point, which needs 9 bits when the zero point is not 0. Such weights are
 // split into `repeats` int8 terms that see the same taps: exact, at the price of repeating the work.
@@ -30,7 +29,7 @@ enum class PackKind : int32_t {
 struct PackedHeader {
   uint32_t magic, version;
   PackKind kind;
-  int32_t lanes, k_per_lane, panel_vectors;
+  int32_t lanes, panel_vectors;
   int32_t tail_lanes;  // depthwise: lanes of the last block's vectors where it is a half-width one, else 0
   int64_t groups, n, unique_taps, repeats, kc;
   int64_t kernel_w;     // depthwise: kernel columns; unique_taps = kernel_h * kernel_w

@@ -1,5 +1,5 @@
-// Vocabulary of AVX2: 8 int32 lanes. The byte multiply-add of AVX2 saturates its 16-bit sums, so both
-// sides are widened to int16 and multiplied with vpmaddwd, which is exact: |a * b + c * d| < 2^31.
+// Vocabulary of AVX2: 8 int32 lanes. The byte multiply-add of AVX2 saturates its 16-bit sums, so both sides are widened
+// to int16 and multiplied with vpmaddwd, which is exact: |a * b + c * d| < 2^31. Matrix products: widened.h.
 #pragma once
 #include <immintrin.h>
 
@@ -18,22 +18,21 @@ struct Avx2 {
   };
   static constexpr int kLanes = 8;
   static constexpr int kPanelVectors = 2;
-  static constexpr bool kWidenA = true;
+  static constexpr bool kWidens = true;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
   static constexpr bool kJoins = true;
   static constexpr bool kOrders = true;
   static constexpr bool kStaggers = false;
   using DwInput = DwWeight;  // four interleaved bytes as two pairs of int16
-  static constexpr int kDwBytes = 64;
+  static constexpr int kDwBytes = 32;
   static constexpr int kDwInputBytes = 64;
-  // Depthwise kernels in registers: weights of that many columns times groups of rows; windows of three columns.
-  static constexpr int kDwTaps = 3;
+  // Depthwise kernels in registers: weights of that many columns times groups of rows, some in memory, from where the
+  // product takes them as well; windows of three columns.
+  static constexpr int kDwTaps = 14;
   static constexpr bool kDwColumns = false;
-  // A is widened to 16 bits anyway: transformed, there is less of it to multiply.
-  static constexpr bool kWinograd = true;
   using I16 = __m256i;
-  static constexpr int kLanes16 = 16;
+  static constexpr int kBytes = 32, kLanes16 = 16;
 
   // kLanes bytes.
   static I32 load_bytes(const uint8_t* p) {
@@ -97,36 +96,54 @@ struct Avx2 {
   static void keep(I32& v) { __asm__ volatile("" : "+x"(v)); }
 
   static I32 broadcast_a(const uint8_t* p) {
-    int32_t pair;
-    __builtin_memcpy(&pair, p, 4);
-    return _mm256_set1_epi32(pair);
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm256_set1_epi32(four);
   }
-  static I32 dot(I32 acc, I32 a, I32 b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
+
+  // 16 bits; multiply_add gives the sums of neighbouring products.
+  static I16 load_whole(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static void store_16(uint8_t* p, I16 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
   static I16 widen_16(const uint8_t* p) {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
-  static void store_16(uint8_t* p, I16 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static I16 broadcast_pair(const uint8_t* p) { return broadcast_a(p); }
   static I16 add_16(I16 a, I16 b) { return _mm256_add_epi16(a, b); }
   static I16 sub_16(I16 a, I16 b) { return _mm256_sub_epi16(a, b); }
+  static I32 multiply_add(I16 a, I16 b) { return _mm256_madd_epi16(a, b); }
+  // Of each 64 bits, the second 32 first.
+  static I16 swap_pairs(I16 v) { return _mm256_shuffle_epi32(v, 0xB1); }
+  // Of lanes 0, 2, ...
+  static int32_t sum_even(I32 v) {
+    const __m128i x = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4E)));
+  }
+  // acc += multiply_add(a, b), in acc's register: compilers copy it instead, and spill others.
+  static I32 accumulate(I32 acc, I16 a, I16 b) {
+    const __m256i products = _mm256_madd_epi16(a, b);
+    __asm__("vpaddd %1, %0, %0" : "+x"(acc) : "x"(products));
+    return acc;
+  }
   static I32 quarter(I32 v) { return _mm256_srai_epi32(v, 2); }
-  static void widen(const uint8_t* x, int64_t n, int16_t* out) {
-    const auto sixteen = [&](int64_t i) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), widen_16(x + i));
-    };
-    const auto eight = [&](int64_t i) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
-                       _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x + i))));
-    };
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16) sixteen(i);
-    if (i == n) return;
-    // The rest, together with what is before it.
-    if (n >= 16) return sixteen(n - 16);
-    if (n >= 8) {
-      eight(0);
-      return eight(n - 8);
-    }
-    for (; i < n; ++i) out[i] = x[i];
+  // Bytes 0, 2, ... and 1, 3, ... of a register.
+  static I16 even_unsigned(U8 x) { return _mm256_and_si256(x, _mm256_set1_epi16(0xFF)); }
+  static I16 odd_unsigned(U8 x) { return _mm256_srli_epi16(x, 8); }
+  static I16 even_signed(U8 x) { return _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8); }
+  static I16 odd_signed(U8 x) { return _mm256_srai_epi16(x, 8); }
+  // Pairs of both in turn.
+  static void store_pairs(uint8_t* p, I16 even, I16 odd) {
+    const __m256i low = _mm256_unpacklo_epi32(even, odd), high = _mm256_unpackhi_epi32(even, odd);
+    store_16(p, _mm256_permute2x128_si256(low, high, 0x20));
+    store_16(p + 32, _mm256_permute2x128_si256(low, high, 0x31));
+  }
+  // n bytes, then zeros; reads no 32-bit word without one of them.
+  static U8 load_first(const uint8_t* p, int64_t n) {
+    const __m256i count = _mm256_set1_epi32(static_cast<int32_t>(n));
+    const __m256i words = _mm256_cmpgt_epi32(count, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+    const __m256i bytes = _mm256_maskload_epi32(reinterpret_cast<const int*>(p), words);
+    const __m256i at = _mm256_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                                        22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
+    return _mm256_and_si256(bytes, _mm256_cmpgt_epi8(_mm256_set1_epi8(static_cast<char>(n)), at));
   }
 
   static I32 add_i32(I32 a, I32 b) { return _mm256_add_epi32(a, b); }
@@ -158,21 +175,18 @@ struct Avx2 {
     return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(b.even, a.even), _mm256_madd_epi16(b.odd, a.odd)));
   }
 
-  static DwWeight load_dw(const uint8_t* p) {
-    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
-            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
-  }
-  static DwInput load_dw_input(const uint8_t* p) { return load_dw(p); }
+  static DwWeight load_dw(const uint8_t* p) { return {even_signed(load_whole(p)), odd_signed(load_whole(p))}; }
+  static DwInput load_dw_input(const uint8_t* p) { return {load_whole(p), load_whole(p + 32)}; }
   static void store_dw_input(uint8_t* p, I32 mixed) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_and_si256(mixed, _mm256_set1_epi16(0xFF)));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), _mm256_srli_epi16(mixed, 8));
+    store_16(p, even_unsigned(mixed));
+    store_16(p + 32, odd_unsigned(mixed));
   }
   static I32 dot_dw(I32 acc, DwInput x, DwWeight w) {
     return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(x.even, w.even), _mm256_madd_epi16(x.odd, w.odd)));
   }
   // The same on bytes as `interleave` leaves them.
   static I32 dot_mixed(I32 acc, I32 mixed, DwWeight w) {
-    return dot_dw(acc, {_mm256_and_si256(mixed, _mm256_set1_epi16(0xFF)), _mm256_srli_epi16(mixed, 8)}, w);
+    return dot_dw(acc, {even_unsigned(mixed), odd_unsigned(mixed)}, w);
   }
   static void interleave(const U8 (&t)[4], I32 (&out)[4]) {
     const __m256i lo01 = _mm256_unpacklo_epi8(t[0], t[1]), hi01 = _mm256_unpackhi_epi8(t[0], t[1]);

@@ -40,7 +40,7 @@ struct Avx512Vnni {
   using DwWeight = __m512i;
   static constexpr int kLanes = 16;
   static constexpr int kPanelVectors = 4;
-  static constexpr bool kWidenA = false;
+  static constexpr bool kWidens = false;
   static constexpr int kHalfLanes = 8;
   using DwInput = __m512i;
   static constexpr int kDwBytes = 64;
@@ -48,7 +48,6 @@ struct Avx512Vnni {
   // Depthwise kernels in registers: weights of that many columns times groups of rows; windows of three columns.
   static constexpr int kDwTaps = 14;
   static constexpr bool kDwColumns = true;
-  static constexpr bool kWinograd = false;
 
   // kLanes bytes.
   static I32 load_bytes(const uint8_t* p) {
@@ -131,7 +130,6 @@ struct Avx512Vnni {
     return _mm512_set1_epi32(four);
   }
   static I32 dot(I32 acc, I32 a, I32 b) { return _mm512_dpbusd_epi32(acc, a, b); }
-  static void widen(const uint8_t*, int64_t, int16_t*) {}
 
   static I32 xor_i32(I32 a, I32 b) { return _mm512_xor_si512(a, b); }
   static I32 add_i32(I32 a, I32 b) { return _mm512_add_epi32(a, b); }

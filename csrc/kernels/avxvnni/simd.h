@@ -12,11 +12,9 @@ struct AvxVnni : Avx2 {
   using DwInput = __m256i;
   using GroupA = __m256i;
   using GroupB = __m256i;
-  static constexpr bool kWidenA = false;
-  static constexpr bool kWinograd = false;
+  static constexpr bool kWidens = false;
   static constexpr int kDwBytes = 32;
   static constexpr int kDwInputBytes = 32;
-  static constexpr int kDwTaps = 14;  // some in memory, from where the dot product takes them as well
 
   static I32 dot(I32 acc, I32 a, I32 b) {
 #ifdef __AVXVNNI__
@@ -25,7 +23,6 @@ struct AvxVnni : Avx2 {
     return _mm256_dpbusd_epi32(acc, a, b);
 #endif
   }
-  static void widen(const uint8_t*, int64_t, int16_t*) {}
 
   static GroupA broadcast_group(const int8_t* p) { return broadcast_a(reinterpret_cast<const uint8_t*>(p)); }
   static GroupB group_bytes(const uint8_t* p) { return load_i32(reinterpret_cast<const int32_t*>(p)); }

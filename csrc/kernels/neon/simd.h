@@ -18,7 +18,7 @@ struct Neon {
   using DwInput = int32x4_t;
   static constexpr int kLanes = 4;
   static constexpr int kPanelVectors = 4;
-  static constexpr bool kWidenA = false;
+  static constexpr bool kWidens = false;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
   static constexpr bool kJoins = false;
@@ -29,7 +29,6 @@ struct Neon {
   // Depthwise kernels in registers: weights of that many columns times groups of rows; windows of three columns.
   static constexpr int kDwTaps = 14;
   static constexpr bool kDwColumns = true;
-  static constexpr bool kWinograd = false;
 
   static int32x4_t dot_us(int32x4_t acc, uint8x16_t u, int8x16_t s) {
 #ifdef __ARM_FEATURE_MATMUL_INT8
@@ -107,7 +106,6 @@ struct Neon {
     return vdupq_n_s32(four);
   }
   static I32 dot(I32 acc, I32 a, I32 b) { return dot_us(acc, vreinterpretq_u8_s32(a), vreinterpretq_s8_s32(b)); }
-  static void widen(const uint8_t*, int64_t, int16_t*) {}
 
   using GroupA = int8x16_t;
   using GroupB = uint8x16_t;

@@ -18,23 +18,22 @@ struct Scalar {
     uint8_t byte[16];
   };
   struct DwWeight {
-    int16_t tap[16];  // [channel][tap]
+    int8_t tap[16];  // [channel][tap]
   };
   static constexpr int kLanes = 4;
   static constexpr int kPanelVectors = 2;
-  static constexpr bool kWidenA = true;
+  static constexpr bool kWidens = false;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
   static constexpr bool kJoins = false;
   static constexpr bool kOrders = false;  // kRowF32 goes through memory
   static constexpr bool kStaggers = false;
   using DwInput = I32;
-  static constexpr int kDwBytes = 32;
+  static constexpr int kDwBytes = 16;
   static constexpr int kDwInputBytes = 16;
   // Depthwise kernels in registers: weights of that many columns times groups of rows; windows of three columns.
   static constexpr int kDwTaps = 0;
   static constexpr bool kDwColumns = false;
-  static constexpr bool kWinograd = false;  // what the others are compared with stays as plain as it is
 
   template <class F>
   static I32 each_i32(F f) {
@@ -160,22 +159,22 @@ struct Scalar {
   static void keep(I32& v) { __asm__ volatile("" : "+m"(v)); }
 
   static I32 broadcast_a(const uint8_t* p) {
-    int32_t pair;
-    __builtin_memcpy(&pair, p, 4);
-    return set_i32(pair);
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return set_i32(four);
   }
-  // Two int16 products a lane; unsigned addition, so that intermediate sums may wrap (numerics.md).
+  // Four products of unsigned and signed bytes a lane; unsigned addition, so that intermediate sums may wrap
+  // (numerics.md).
   static I32 dot(I32 acc, I32 a, I32 b) {
-    int16_t x[8], y[8];
+    uint8_t x[16];
+    int8_t y[16];
     __builtin_memcpy(x, &a, 16);
     __builtin_memcpy(y, &b, 16);
     return each_i32([&](int i) {
-      return static_cast<int32_t>(static_cast<uint32_t>(acc.lane[i]) + static_cast<uint32_t>(x[2 * i] * y[2 * i]) +
-                                  static_cast<uint32_t>(x[2 * i + 1] * y[2 * i + 1]));
+      uint32_t sum = static_cast<uint32_t>(acc.lane[i]);
+      for (int t = 0; t < 4; ++t) sum += static_cast<uint32_t>(x[4 * i + t] * y[4 * i + t]);
+      return static_cast<int32_t>(sum);
     });
-  }
-  static void widen(const uint8_t* x, int64_t n, int16_t* out) {
-    for (int64_t i = 0; i < n; ++i) out[i] = x[i];
   }
 
   static I32 add_i32(I32 a, I32 b) {
@@ -206,17 +205,7 @@ struct Scalar {
     low = each_i32([&](int i) { return x.lane[i] & 0x0F0F0F0F; });
     high = each_i32([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(x.lane[i]) >> 4 & 0x0F0F0F0FU); });
   }
-  static I32 dot_group(I32 acc, GroupB b, GroupA a) {
-    uint8_t x[16];
-    int8_t y[16];
-    __builtin_memcpy(x, &b, 16);
-    __builtin_memcpy(y, &a, 16);
-    return each_i32([&](int i) {
-      int32_t sum = acc.lane[i];
-      for (int t = 0; t < 4; ++t) sum += x[4 * i + t] * y[4 * i + t];
-      return sum;
-    });
-  }
+  static I32 dot_group(I32 acc, GroupB b, GroupA a) { return dot(acc, b, a); }
 
   static DwWeight load_dw(const uint8_t* p) {
     DwWeight w;

@@ -42,7 +42,7 @@ inline int64_t depthwise_stretch(const DepthwiseParams& p) {
 // Output rows that share a column buffer.
 template <class V>
 inline int64_t rows_together(const DepthwiseParams& p) {
-  if (V::kWidenA || p.repeats > 1 || p.conv.dilation_h != 1) return 1;
+  if (p.repeats > 1 || p.conv.dilation_h != 1) return 1;
   return (4 * row_groups(p) - p.kernel_h) / p.conv.stride_h + 1;
 }
 

@@ -14,6 +14,7 @@ namespace zeropoint {
 namespace {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline uint8_t* aligned(uint8_t* p) { return p + (64 - reinterpret_cast<uintptr_t>(p) % 64) % 64; }
 
 // Address of the first byte of A for an output row and tap, or the padding row.
 struct RowCursor {
@@ -182,13 +183,13 @@ inline void gathered_pointers(const IgemmParams& p, const uint8_t* gathered, int
     for (int r = 0; r < rows; ++r) pointers[t * kMaxRows + r] = gathered + r * stride;
 }
 
-// Splits `rows` rows into the fewest tiles of at most kMaxRows: all of about the same height, or, as staggered ones
+// Splits `rows` rows into the fewest tiles of at most `most`: all of about the same height, or, as staggered ones
 // are made of halves, all but the last of kMaxRows.
 struct Tiling {
   int64_t count, tall;  // `tall` tiles of base + 1 rows come first
   int base;
-  Tiling(int64_t rows, bool halves)
-      : count(ceil_div(rows, kMaxRows)),
+  Tiling(int64_t rows, bool halves, int most = kMaxRows)
+      : count(ceil_div(rows, most)),
         tall(halves ? 0 : rows % count),
         base(halves ? kMaxRows : static_cast<int>(rows / count)),
         last(halves ? static_cast<int>(rows - (count - 1) * kMaxRows) : base) {}
@@ -213,7 +214,8 @@ struct Tile {
 
 // What becomes of a tile's accumulators.
 template <class V, int MR, int NV>
-void store_tile(const IgemmParams& p, const Tile& work, typename V::I32 (&acc)[MR][NV], int64_t col) {
+__attribute__((always_inline)) inline void store_tile(const IgemmParams& p, const Tile& work,
+                                                      typename V::I32 (&acc)[MR][NV], int64_t col) {
   const int64_t m = work.m, slot = col;  // panel order keeps the columns of a panel together
   const int64_t left = p.n - col;
   const int cols = left < NV * V::kLanes ? static_cast<int>(left) : NV * V::kLanes;
@@ -465,28 +467,16 @@ void staggered_tiles(const IgemmParams& p, const Tile* tiles, int64_t count, int
   each_part<kParts>(finish);
 }
 
-// Tiles of a chunk, fewer where their rows are copied as 16 bits; its rows.
-template <class V>
-constexpr int64_t kChunkTiles = V::kWidenA ? 8 : 32;
-template <class V>
-constexpr int64_t kChunkRows = kChunkTiles<V> * kMaxRows;
+// Tiles of a chunk; its rows.
+constexpr int64_t kChunkTiles = 32, kChunkRows = kChunkTiles * kMaxRows;
 
-// Bytes of a chunk's offsets, pointers and (with `order`) kept taps; then come rows that were put together, and the
-// 16-bit copies of rows.
-template <class V>
-int64_t chunk_pointers(const IgemmParams& p) {
-  return (tap_count(p) + (kChunkRows<V> + kChunkTiles<V>)*p.taps) * static_cast<int64_t>(sizeof(void*));
-}
-template <class V>
-int64_t chunk_pieces(const IgemmParams& p) {
-  return p.pieces ? kChunkRows<V> * gathered_stride(p) : 0;
+// Bytes of a chunk's offsets, pointers and (with `order`) kept taps; then come rows that were put together.
+inline int64_t chunk_pointers(const IgemmParams& p) {
+  return (tap_count(p) + (kChunkRows + kChunkTiles) * p.taps) * static_cast<int64_t>(sizeof(void*));
 }
 
-template <class V>
-size_t igemm_scratch(const IgemmParams& p) {
-  auto bytes = static_cast<size_t>(chunk_pointers<V>(p) + chunk_pieces<V>(p));
-  if constexpr (V::kWidenA) bytes += static_cast<size_t>(kChunkRows<V> * p.unique_taps * ceil_div(p.kc, 2)) * 4 + 64;
-  return bytes;
+inline size_t igemm_scratch(const IgemmParams& p) {
+  return static_cast<size_t>(chunk_pointers(p) + (p.pieces ? kChunkRows * gathered_stride(p) : 0));
 }
 
 template <class V, int NV>
@@ -556,7 +546,7 @@ inline int64_t keep_taps(const IgemmParams& p, int rows, const uint8_t** pointer
   return count;
 }
 
-// The tiles [tile0, tile1) of p.order, which there is where A is not widened.
+// The tiles [tile0, tile1) of p.order.
 template <class V>
 void igemm_ordered(const IgemmParams& p, int64_t tile0, int64_t tile1, int64_t panel0, int64_t panel1,
                    uint8_t* scratch) {
@@ -564,13 +554,13 @@ void igemm_ordered(const IgemmParams& p, int64_t tile0, int64_t tile1, int64_t p
   const int64_t groups = ceil_div(p.kc, 4), area = g.out_h * g.out_w;
   auto* offsets = reinterpret_cast<int64_t*>(scratch);
   auto* pointers = reinterpret_cast<const uint8_t**>(scratch + p.taps * sizeof(int64_t));
-  auto* kept = reinterpret_cast<int32_t*>(scratch + (kChunkRows<V> + 1) * p.taps * sizeof(void*));
+  auto* kept = reinterpret_cast<int32_t*>(scratch + (kChunkRows + 1) * p.taps * sizeof(void*));
   tap_offsets(p, offsets);
   const Inside inside(p);
-  int64_t places[kChunkRows<V>];
-  Tile tiles[kChunkTiles<V>];
-  for (int64_t chunk = tile0; chunk < tile1; chunk += kChunkTiles<V>) {
-    const int64_t count = tile1 - chunk < kChunkTiles<V> ? tile1 - chunk : kChunkTiles<V>;
+  int64_t places[kChunkRows];
+  Tile tiles[kChunkTiles];
+  for (int64_t chunk = tile0; chunk < tile1; chunk += kChunkTiles) {
+    const int64_t count = tile1 - chunk < kChunkTiles ? tile1 - chunk : kChunkTiles;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t image = (chunk + i) / p.tile_count, in_image = (chunk + i) % p.tile_count;
       const int32_t* pixels = p.order + p.tiles[in_image];
@@ -590,26 +580,25 @@ void igemm_ordered(const IgemmParams& p, int64_t tile0, int64_t tile1, int64_t p
 
 template <class V>
 void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch) {
-  if constexpr (!V::kWidenA)
-    if (p.order) return igemm_ordered<V>(p, m0, m1, panel0, panel1, scratch);
-  const int64_t groups = ceil_div(p.kc, V::kWidenA ? 2 : 4);
+  if (p.order) return igemm_ordered<V>(p, m0, m1, panel0, panel1, scratch);
+  const int64_t groups = ceil_div(p.kc, 4);
   const bool halves = V::kStaggers && staggers(p, groups);
   auto* offsets = reinterpret_cast<int64_t*>(scratch);
   auto* pointers = reinterpret_cast<const uint8_t**>(scratch + tap_count(p) * static_cast<int64_t>(sizeof(int64_t)));
-  uint8_t* gathered = scratch + chunk_pointers<V>(p);
+  uint8_t* gathered = scratch + chunk_pointers(p);
   const int64_t stride = p.pieces ? gathered_stride(p) : 0;
   tap_offsets(p, offsets);
   RowCursor cursor = p.conv ? cursor_at(*p.conv, m0) : RowCursor{};
   const Inside inside(p);
-  Tile tiles[kChunkTiles<V>];
-  for (int64_t chunk = m0; chunk < m1; chunk += kChunkRows<V>) {
-    const int64_t rows = m1 - chunk < kChunkRows<V> ? m1 - chunk : kChunkRows<V>;
+  Tile tiles[kChunkTiles];
+  for (int64_t chunk = m0; chunk < m1; chunk += kChunkRows) {
+    const int64_t rows = m1 - chunk < kChunkRows ? m1 - chunk : kChunkRows;
     const Tiling tiling(rows, halves);
     if (p.pieces) gather_pieces(p, offsets, rows, cursor, gathered);
     int64_t m = chunk;
     for (int64_t i = 0; i < tiling.count; ++i) {
       const uint8_t** block = pointers + i * kMaxRows * p.taps;
-      const bool bases = !V::kWidenA && !p.pieces && p.conv && row_bases(p, inside, tiling.rows(i), cursor, block);
+      const bool bases = !p.pieces && p.conv && row_bases(p, inside, tiling.rows(i), cursor, block);
       // As row_pointers, but without its call and loop over taps: 12544x16x32 45 -> 40 us on Zen 5.
       if (!p.conv && p.taps == 1)
         for (int r = 0; r < tiling.rows(i); ++r) block[r] = p.a + (m + r) * p.a_stride;
@@ -617,20 +606,6 @@ void igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t
         gathered_pointers(p, gathered + (m - chunk) * stride, stride, tiling.rows(i), block);
       else if (!bases)
         row_pointers(p, inside, offsets, m, tiling.rows(i), cursor, block);
-      if constexpr (V::kWidenA) {
-        // The 16-bit copies of each row's taps, side by side; repeated taps share one copy.
-        auto* wide = reinterpret_cast<int16_t*>(gathered + chunk_pieces<V>(p));
-        for (int r = 0; r < tiling.rows(i); ++r) {
-          int16_t* row = wide + (m - chunk + r) * p.unique_taps * groups * 2;
-          for (int64_t t = 0; t < p.unique_taps; ++t, row += groups * 2) {
-            V::widen(block[t * kMaxRows + r], p.kc, row);
-            if (p.kc & 1) row[p.kc] = 0;
-            block[t * kMaxRows + r] = reinterpret_cast<const uint8_t*>(row);
-          }
-          for (int64_t t = p.unique_taps; t < p.taps; ++t)
-            block[t * kMaxRows + r] = block[(t - p.unique_taps) * kMaxRows + r];
-        }
-      }
       tiles[i] = {tiling.rows(i), m, nullptr, block, p.taps, nullptr, bases ? offsets : nullptr};
       m += tiling.rows(i);
     }

@@ -26,7 +26,7 @@ void pack_four_rows(const uint8_t* rows, int64_t stride, int64_t real, uint8_t f
 template <class V>
 void pack_panel(const ActivationView& b, int64_t col, int vectors, uint8_t* out, int32_t* sums) {
   const int64_t columns = vectors * V::kLanes, real = b.n - col < columns ? b.n - col : columns;
-  constexpr int64_t kStep = V::kWidenA ? 2 : 4;
+  constexpr int64_t kStep = 4;
   const uint8_t flip = b.flip ^ 0x80;
   const uint8_t* source = b.data + col * b.stride_n;
   int64_t k = 0;
@@ -76,12 +76,7 @@ void pack_panel(const ActivationView& b, int64_t col, int vectors, uint8_t* out,
           }
         }
         sums[slot] += bytes[0] + bytes[1] + bytes[2] + bytes[3];
-        if constexpr (V::kWidenA) {
-          const int16_t wide[2] = {bytes[0], bytes[1]};
-          __builtin_memcpy(out + slot * 4, wide, 4);
-        } else {
-          __builtin_memcpy(out + slot * 4, bytes, 4);
-        }
+        __builtin_memcpy(out + slot * 4, bytes, 4);
       }
   }
 }
@@ -89,7 +84,7 @@ void pack_panel(const ActivationView& b, int64_t col, int vectors, uint8_t* out,
 // All panels, and in panel order the accumulators' start: -a_zero_point * sum of a column of b - its zero point.
 template <class V>
 void pack_activation(const ActivationView& b, int32_t a_zero_point, uint8_t* out, int32_t* init) {
-  const int64_t columns = V::kPanelVectors * V::kLanes, groups = ceil_div(b.k, V::kWidenA ? 2 : 4);
+  const int64_t columns = V::kPanelVectors * V::kLanes, groups = ceil_div(b.k, 4);
   for (int64_t col = 0; col < b.n; col += columns) {
     const int64_t left = b.n - col;
     const int vectors = left >= columns ? V::kPanelVectors : static_cast<int>(ceil_div(left, V::kLanes));

@@ -92,7 +92,7 @@ template <class V>
 void avg_pool(const PoolParams& p, int64_t row0, int64_t row1) {
   const ConvGeometry& g = p.conv;
   alignas(64) uint8_t one[V::kDwBytes];
-  for (int i = 0; i < V::kDwBytes; ++i) one[i] = !V::kWidenA || i % 2 == 0;  // of 8 bits, or of 16
+  for (uint8_t& byte : one) byte = 1;
   const typename V::DwWeight ones = V::load_dw(one);
   for (int64_t row = row0; row < row1; ++row)
     for (int64_t ow = 0; ow < g.out_w; ++ow) {

@@ -14,6 +14,7 @@
 #include "pool.h"
 #include "resample.h"
 #include "rows.h"
+#include "widened.h"
 #include "winograd.h"
 
 namespace zeropoint {
@@ -24,11 +25,11 @@ constexpr KernelTable make_table(const char* name) {
   KernelTable table = {
       .name = name,
       .lanes = V::kLanes,
-      .k_per_lane = V::kWidenA ? 2 : 4,
       .panel_vectors = V::kPanelVectors,
       .half_lanes = V::kHalfLanes,
-      .igemm_scratch = igemm_scratch<V>,
-      .igemm = igemm<V>,
+      .skips_padding = !V::kWidens,
+      .igemm_scratch = nullptr,
+      .igemm = nullptr,
       .winograd_scratch = nullptr,
       .winograd = nullptr,
       .depthwise_scratch = depthwise_scratch<V>,
@@ -68,11 +69,16 @@ constexpr KernelTable make_table(const char* name) {
       .gru_gates = gru_gates<V>,
       .rnn_gates = rnn_gates<V>,
       .dot_peak = dot_peak<V>,
-      .dot_peak_ops = int64_t{2} * kPeakChains * V::kLanes * (V::kWidenA ? 2 : 4),
+      .dot_peak_ops = int64_t{2} * kPeakChains * V::kLanes * 4,
   };
-  if constexpr (V::kWinograd) {
+  if constexpr (V::kWidens) {
+    table.igemm_scratch = widened_scratch<V>;
+    table.igemm = widened_igemm<V>;
     table.winograd_scratch = winograd_scratch<V>;
     table.winograd = winograd<V>;
+  } else {
+    table.igemm_scratch = igemm_scratch;
+    table.igemm = igemm<V>;
   }
   return table;
 }

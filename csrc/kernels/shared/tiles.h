@@ -47,11 +47,9 @@ size_t tiles_scratch(const IgemmParams& p) {
   const int64_t panel_bytes = V::kPanelVectors * kTileBytes;
   const int64_t bytes = tile_pointers(p) + tile_pieces(p) + kTileChunk * TileSteps(p).count * kTileBytes +
                         2 * kTileRows * panel_bytes + kTileChunk * panel_bytes + 4 * kTileBytes;
-  const size_t ordered = igemm_scratch<V>(p);
+  const size_t ordered = igemm_scratch(p);
   return static_cast<size_t>(bytes) > ordered ? static_cast<size_t>(bytes) : ordered;
 }
-
-inline uint8_t* aligned(uint8_t* p) { return p + (64 - reinterpret_cast<uintptr_t>(p) % 64) % 64; }
 
 // Rows [m, m + rows) as [block of 16][step][row][64].
 inline void gather_rows(const IgemmParams& p, const TileSteps& steps, const int64_t* offsets, int64_t m, int64_t rows,
@@ -139,7 +137,7 @@ void finish(const IgemmParams& p, int64_t m, int64_t rows, const uint8_t* sums, 
 
 template <class V, class T>
 void igemm_tiles(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch) {
-  static_assert(V::kLanes * 4 == kTileBytes && V::kPanelVectors == 4 && !V::kWidenA, "panels are rows of tiles");
+  static_assert(V::kLanes * 4 == kTileBytes && V::kPanelVectors == 4 && !V::kWidens, "panels are rows of tiles");
   if (p.order) return igemm_ordered<V>(p, m0, m1, panel0, panel1, scratch);
   const TileSteps steps(p);
   const int64_t groups = ceil_div(p.kc, 4), panel_cols = V::kPanelVectors * V::kLanes;

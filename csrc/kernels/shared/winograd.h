@@ -3,10 +3,11 @@
 // widened to 16 bits anyway they are as cheap as the direct ones, and as exact:
 //   input   V = B' d B of 4x4 bytes: sums of four with either sign, -510 to 1020;
 //   weights U = (2 G) g (2 G)', four times what the algorithm has, made when they are packed: |U| <= 9 * 256;
-//   product M = sum over channels of U * V, at 16 points, each a matrix product [tiles, C] x [C, N];
+//   product M = sum over channels of U * V, at 16 points, each a matrix product [tiles, C] x [C, N] in pairs of terms
+//           (widened.h), channels 0 and 1 of a group of four with 2 and 3;
 //   output  4 * acc = A' M A. Sums wrap in int32; 4 * acc does not (plan_pack sees to it), so the shift is exact.
 #pragma once
-#include "igemm.h"
+#include "widened.h"
 
 namespace zeropoint {
 namespace {
@@ -15,7 +16,7 @@ constexpr int kPoints = 16;  // of a tile: 4x4
 constexpr int64_t kOutputTile = 2;
 
 // Tiles that are multiplied together: their V stays in L2, their products with a panel in L1 or near it.
-constexpr int64_t kTransformedBytes = 262144, kMostTiles = 8 * kMaxRows;
+constexpr int64_t kTransformedBytes = 262144, kMostTiles = 12 * kWideRows;
 
 // How a call's tiles are laid out in the scratch.
 struct WinogradShape {
@@ -27,9 +28,9 @@ struct WinogradShape {
     const ConvGeometry& g = *p.conv;
     across = ceil_div(g.out_w, kOutputTile);
     of_image = across * ceil_div(g.out_h, kOutputTile);
-    channels = ceil_div(p.kc, 2) * 2;
+    channels = ceil_div(p.kc, 4) * 4;
     const int64_t fit = kTransformedBytes / (kPoints * channels * 2);
-    chunk = fit < kMaxRows ? kMaxRows : fit < kMostTiles ? fit : kMostTiles;
+    chunk = fit < kWideRows ? kWideRows : fit < kMostTiles ? fit / kWideRows * kWideRows : kMostTiles;
     // A line more: points at a distance of 4096 bytes would all be in one set of the cache.
     point_bytes = ceil_div(chunk * channels * 2, 64) * 64 + 64;
     sum_bytes = chunk * panel_bytes + 64;
@@ -39,7 +40,7 @@ struct WinogradShape {
 template <class V>
 size_t winograd_scratch(const IgemmParams& p) {
   const WinogradShape shape(p, V::kPanelVectors * V::kLanes * 4);
-  return static_cast<size_t>(kPoints * (shape.point_bytes + shape.sum_bytes) + 64);
+  return static_cast<size_t>(kPoints * (shape.point_bytes + shape.sum_bytes + shape.chunk * 4) + 64);
 }
 
 // V of one tile, a vector of channels after the other; the last one overlaps the one before where channels are no
@@ -86,47 +87,52 @@ inline void tile_pixels(const IgemmParams& p, const RowCursor& c, const uint8_t*
     }
 }
 
-// M of MR tiles and one panel at one point.
-template <class V, int MR, int NV>
-void point_products(const uint8_t* a, int64_t a_stride, int64_t groups, const uint8_t* b, int32_t* out) {
-  typename V::I32 acc[MR][NV];
-#pragma GCC unroll 8
-  for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) acc[r][v] = V::set_i32(0);
-  for (int64_t g = 0; g < groups; ++g, b += NV * V::kLanes * 4) {
-    typename V::I32 bv[NV];
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) bv[v] = V::load_i32(reinterpret_cast<const int32_t*>(b) + v * V::kLanes);
-    prefetch_weights<NV * V::kLanes * 4>(b);
-#pragma GCC unroll 8
-    for (int r = 0; r < MR; ++r) {
-      const typename V::I32 av = V::broadcast_a(a + r * a_stride + 4 * g);
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v) acc[r][v] = V::dot(acc[r][v], av, bv[v]);
-    }
+// What pairs of a tile's terms multiply to, at one point.
+template <class V>
+int32_t tile_squares(const uint8_t* terms, int64_t channels) {
+  typename V::I32 sums = V::set_i32(0);
+  int64_t c = 0;
+  for (; c + V::kLanes16 <= channels; c += V::kLanes16) {
+    const typename V::I16 four = V::load_whole(terms + 2 * c);
+    sums = V::add_i32(sums, V::multiply_add(four, V::swap_pairs(four)));
   }
-#pragma GCC unroll 8
+  auto sum = static_cast<uint32_t>(V::sum_even(sums));  // each group's is there twice
+  for (; c < channels; c += 4) {
+    int16_t four[4];
+    __builtin_memcpy(four, terms + 2 * c, 8);
+    sum += static_cast<uint32_t>(four[0] * four[2]) + static_cast<uint32_t>(four[1] * four[3]);
+  }
+  return static_cast<int32_t>(sum);
+}
+
+// M of MR tiles and one panel at one point. `start` belongs to columns, `squares` to tiles.
+template <class V, int MR, int NV>
+void point_products(const uint8_t* a, int64_t a_stride, int64_t groups, const uint8_t* b, const int32_t* start,
+                    const int32_t* squares, int32_t* out) {
+  typename V::I32 acc[MR][NV];
+#pragma GCC unroll 4
   for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 8
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) acc[r][v] = V::sub_i32(V::load_i32(start + v * V::kLanes), V::set_i32(squares[r]));
+  multiply_pairs<V, MR, NV>(a, a_stride, groups, b, acc);
+#pragma GCC unroll 4
+  for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) V::store_i32(out + (r * NV + v) * V::kLanes, acc[r][v]);
 }
 
 template <class V, int NV>
-void point_rows(int rows, const uint8_t* a, int64_t a_stride, int64_t groups, const uint8_t* b, int32_t* out) {
+void point_rows(int rows, const uint8_t* a, int64_t a_stride, int64_t groups, const uint8_t* b, const int32_t* start,
+                const int32_t* squares, int32_t* out) {
   switch (rows) {
     case 1:
-      return point_products<V, 1, NV>(a, a_stride, groups, b, out);
+      return point_products<V, 1, NV>(a, a_stride, groups, b, start, squares, out);
     case 2:
-      return point_products<V, 2, NV>(a, a_stride, groups, b, out);
+      return point_products<V, 2, NV>(a, a_stride, groups, b, start, squares, out);
     case 3:
-      return point_products<V, 3, NV>(a, a_stride, groups, b, out);
-    case 4:
-      return point_products<V, 4, NV>(a, a_stride, groups, b, out);
-    case 5:
-      return point_products<V, 5, NV>(a, a_stride, groups, b, out);
+      return point_products<V, 3, NV>(a, a_stride, groups, b, start, squares, out);
     default:
-      return point_products<V, 6, NV>(a, a_stride, groups, b, out);
+      return point_products<V, 4, NV>(a, a_stride, groups, b, start, squares, out);
   }
 }
 
@@ -182,21 +188,22 @@ inline RowCursor tile_cursor(const WinogradShape& shape, int64_t tile) {
 
 template <class V, int NV>
 void winograd_panel(const IgemmParams& p, const WinogradShape& shape, int64_t first, int64_t count, const uint8_t* v,
-                    const uint8_t* panel, int64_t col, uint8_t* sums) {
-  const int64_t groups = shape.channels / 2, stride = shape.channels * 2;
-  const Tiling tiling(count, false);
-  for (int point = 0; point < kPoints; ++point, panel += groups * NV * V::kLanes * 4) {
+                    const int32_t* squares, const uint8_t* panel, int64_t col, uint8_t* sums) {
+  const int64_t groups = shape.channels / 4, stride = shape.channels * 2, row = NV * V::kBytes;
+  const Tiling tiling(count, false, kWideRows);
+  for (int point = 0; point < kPoints; ++point, panel += (1 + 2 * groups) * row, squares += shape.chunk) {
     const uint8_t* a = v + point * shape.point_bytes;
     auto* out = reinterpret_cast<int32_t*>(sums + point * shape.sum_bytes);
+    int64_t t = 0;
     for (int64_t i = 0; i < tiling.count; ++i) {
       const int rows = tiling.rows(i);
-      point_rows<V, NV>(rows, a, stride, groups, panel, out);
-      a += rows * stride;
-      out += rows * NV * V::kLanes;
+      point_rows<V, NV>(rows, a + t * stride, stride, groups, panel + row, reinterpret_cast<const int32_t*>(panel),
+                        squares + t, out + t * NV * V::kLanes);
+      t += rows;
     }
   }
   for (int64_t t = 0; t < count; ++t)
-    transform_output<V, NV>(p, sums + t * NV * V::kLanes * 4, shape.sum_bytes, tile_cursor(shape, first + t), col);
+    transform_output<V, NV>(p, sums + t * row, shape.sum_bytes, tile_cursor(shape, first + t), col);
 }
 
 // Tiles [tile0, tile1) of 2x2 output pixels, row after row, image after image.
@@ -204,27 +211,32 @@ template <class V>
 void winograd(const IgemmParams& p, int64_t tile0, int64_t tile1, int64_t panel0, int64_t panel1, uint8_t* scratch) {
   const int64_t panel_cols = V::kPanelVectors * V::kLanes;
   const WinogradShape shape(p, panel_cols * 4);
-  const int64_t panel_bytes = kPoints * shape.channels / 2 * panel_cols * 4;
-  uint8_t* v = scratch + (64 - reinterpret_cast<uintptr_t>(scratch) % 64) % 64;
+  const int64_t panel_bytes = kPoints * (1 + shape.channels / 2) * panel_cols * 4;
+  uint8_t* v = aligned(scratch);
   uint8_t* sums = v + kPoints * shape.point_bytes;
-  const int64_t chunks = ceil_div(tile1 - tile0, shape.chunk), chunk = ceil_div(tile1 - tile0, chunks);
-  for (int64_t first = tile0; first < tile1; first += chunk) {
-    const int64_t count = tile1 - first < chunk ? tile1 - first : chunk;
+  auto* squares = reinterpret_cast<int32_t*>(sums + kPoints * shape.sum_bytes);
+  const int64_t chunks = ceil_div(tile1 - tile0, shape.chunk);
+  const int64_t step = ceil_div(ceil_div(tile1 - tile0, chunks), kWideRows) * kWideRows;
+  for (int64_t first = tile0; first < tile1; first += step) {
+    const int64_t count = tile1 - first < step ? tile1 - first : step;
     for (int64_t t = 0; t < count; ++t) {
       const uint8_t* pixels[4][4];
       tile_pixels(p, tile_cursor(shape, first + t), pixels);
       uint8_t* to = v + t * shape.channels * 2;
       transform_input<V>(p, pixels, shape.point_bytes, to);
-      if (p.kc % 2)  // the last pair's other half
-        for (int point = 0; point < kPoints; ++point) __builtin_memset(to + point * shape.point_bytes + 2 * p.kc, 0, 2);
+      for (int point = 0; point < kPoints; ++point) {
+        uint8_t* terms = to + point * shape.point_bytes;
+        if (p.kc % 4) __builtin_memset(terms + 2 * p.kc, 0, static_cast<size_t>(2 * (shape.channels - p.kc)));
+        squares[point * shape.chunk + t] = tile_squares<V>(terms, shape.channels);
+      }
     }
     for (int64_t panel = panel0; panel < panel1; ++panel) {
       const int64_t col = panel * panel_cols;
       const uint8_t* b = p.b + panel * panel_bytes;
       if (p.n - col > V::kLanes)
-        winograd_panel<V, V::kPanelVectors>(p, shape, first, count, v, b, col, sums);
+        winograd_panel<V, V::kPanelVectors>(p, shape, first, count, v, squares, b, col, sums);
       else
-        winograd_panel<V, 1>(p, shape, first, count, v, b, col, sums);
+        winograd_panel<V, 1>(p, shape, first, count, v, squares, b, col, sums);
     }
   }
 }
