@@ -260,12 +260,9 @@ void store_pixels(const DepthwiseParams& p, const int32_t* sums, int64_t first, 
   }
   uint8_t* out = static_cast<uint8_t*>(p.out) + offset;
   const uint8_t* residual = e.residual ? e.residual + first * e.residual_stride + channel : nullptr;
-  if (e.plain && !e.table)
-    store_bytes<V, true, true>(e, sums, pixels, out, p.channels, count, residual);
-  else if (e.bounded)
-    store_bytes<V, true, false>(e, sums, pixels, out, p.channels, count, residual);
-  else
-    store_bytes<V, false, false>(e, sums, pixels, out, p.channels, count, residual);
+  with_kind(e, [&](auto bounded, auto plain) {
+    store_bytes<V, decltype(bounded)::value, decltype(plain)::value>(e, sums, pixels, out, p.channels, count, residual);
+  });
 }
 
 // Kernels of three columns and one group of rows to bytes, straight from the image: the window of interleaved columns

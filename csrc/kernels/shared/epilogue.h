@@ -4,6 +4,8 @@
 // `lane` of vector v. That is the order in which narrowing int32 -> int16 -> uint8 within 128-bit
 // lanes puts the bytes back in sequence, so that 4 vectors become 64 ordered bytes in 3 instructions.
 #pragma once
+#include <type_traits>
+
 #include "../kernel_table.h"
 #include "dynamic.h"
 
@@ -109,15 +111,22 @@ __attribute__((always_inline)) inline void store_rows(const Epilogue& e, typenam
   }
 }
 
+// f(bounded, plain), types: the narrowest kind of byte results that has the epilogue's.
+template <class F>
+__attribute__((always_inline)) inline void with_kind(const Epilogue& e, const F& f) {
+  if (e.plain && !e.table) return f(std::true_type{}, std::true_type{});
+  if (e.bounded) return f(std::true_type{}, std::false_type{});
+  f(std::false_type{}, std::false_type{});
+}
+
 template <class V, int MR, int NV>
 inline void store_u8(const Epilogue& e, typename V::I32 (&acc)[MR][NV], int64_t slot, uint8_t* out, int64_t out_stride,
                      int cols, const uint8_t* residual, const int64_t* places) {
-  if (e.plain && !e.table)
-    store_rows<V, MR, NV, true, true>(e, acc, slot, out, out_stride, cols, residual, places);
-  else if (e.bounded)
-    store_rows<V, MR, NV, true, false>(e, acc, slot, out, out_stride, cols, residual, places);
-  else
-    store_rows<V, MR, NV, false, false>(e, acc, slot, out, out_stride, cols, residual, places);
+  with_kind(
+      e, [&](auto bounded, auto plain) __attribute__((always_inline)) {
+        store_rows<V, MR, NV, decltype(bounded)::value, decltype(plain)::value>(e, acc, slot, out, out_stride, cols,
+                                                                                residual, places);
+      });
 }
 
 // int32 and float outputs of whole vectors, in registers; kRowF32 is the formula of dequantize_row.

@@ -214,8 +214,7 @@ struct Tile {
 
 // What becomes of a tile's accumulators.
 template <class V, int MR, int NV>
-__attribute__((always_inline)) inline void store_tile(const IgemmParams& p, const Tile& work,
-                                                      typename V::I32 (&acc)[MR][NV], int64_t col) {
+void store_tile(const IgemmParams& p, const Tile& work, typename V::I32 (&acc)[MR][NV], int64_t col) {
   const int64_t m = work.m, slot = col;  // panel order keeps the columns of a panel together
   const int64_t left = p.n - col;
   const int cols = left < NV * V::kLanes ? static_cast<int>(left) : NV * V::kLanes;

@@ -47,7 +47,8 @@ __attribute__((always_inline)) inline void multiply_pairs(const uint8_t* a, int6
 // Terms of a row as groups, zeros up to a whole register's; adds what pairs of them multiply to. Where those zeros are
 // more than a group needs they are the next row's place, which is written after.
 template <class V>
-void widen_terms(const uint8_t* x, int64_t n, uint8_t* out, typename V::I32& squares) {
+__attribute__((always_inline)) inline void widen_terms(const uint8_t* x, int64_t n, uint8_t* out,
+                                                       typename V::I32& squares) {
   constexpr int64_t kTerms = V::kBytes;
   const auto widen = [&](typename V::U8 bytes, uint8_t* to) {
     const typename V::I16 even = V::even_unsigned(bytes), odd = V::odd_unsigned(bytes);
@@ -96,52 +97,69 @@ size_t widened_scratch(const IgemmParams& p) {
                              2 * kSliceGroups * panel + shape.chunk * (panel + 4) + 5 * 64);
 }
 
-// What a row's accumulators begin with beside their columns' values.
-template <class V>
-inline typename V::I32 row_start(const IgemmParams& p, int64_t m, int32_t squares) {
-  uint32_t row = -static_cast<uint32_t>(squares);
-  if (p.epilogue.row_init) row += static_cast<uint32_t>(p.epilogue.row_init[m]);
-  return V::set_i32(static_cast<int32_t>(row));
+// MR rows of sums and what begins with columns.
+template <class V, int MR, int NV>
+__attribute__((always_inline)) inline void whole_sums(const int32_t* sums, const typename V::I32 (&start)[NV],
+                                                      typename V::I32 (&acc)[MR][NV]) {
+#pragma GCC unroll 4
+  for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) acc[r][v] = V::add_i32(V::load_i32(sums + (r * NV + v) * V::kLanes), start[v]);
 }
 
-// MR rows of sums to the output. `start` are the columns' first values, less their squares.
-template <class V, int MR, int NV>
-__attribute__((always_inline)) inline void finish_rows(const IgemmParams& p, int64_t m, const int32_t* row_squares,
-                                                       const typename V::I32 (&start)[NV], const int32_t* sums,
-                                                       int64_t col) {
-  typename V::I32 acc[MR][NV];
+// Sums of a panel, from the rows' first values on, to bytes.
+template <class V, int NV, bool Bounded, bool Plain>
+void panel_bytes(const IgemmParams& p, int64_t m, int64_t rows, const typename V::I32 (&start)[NV], const int32_t* sums,
+                 int64_t col) {
+  const Epilogue& e = p.epilogue;
+  const int64_t left = p.n - col;
+  const int cols = left < NV * V::kLanes ? static_cast<int>(left) : NV * V::kLanes;
+  uint8_t* out = static_cast<uint8_t*>(p.out) + col;
+  const uint8_t* residual = e.residual ? e.residual + col : nullptr;
+  const auto store = [&](auto height, int64_t r) __attribute__((always_inline)) {
+    constexpr int kHeight = decltype(height)::value;
+    typename V::I32 acc[kHeight][NV];
+    whole_sums<V, kHeight, NV>(sums + r * NV * V::kLanes, start, acc);
+    int64_t places[kHeight];
 #pragma GCC unroll 4
-  for (int r = 0; r < MR; ++r) {
-    const typename V::I32 row = row_start<V>(p, m + r, row_squares[r]);
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v)
-      acc[r][v] = V::add_i32(V::load_i32(sums + (r * NV + v) * V::kLanes), V::add_i32(start[v], row));
-  }
-  store_tile<V, MR, NV>(p, {MR, m, nullptr, nullptr, 0}, acc, col);
+    for (int i = 0; i < kHeight; ++i) places[i] = m + r + i;
+    store_rows<V, kHeight, NV, Bounded, Plain>(e, acc, col, out, p.out_stride, cols, residual, places);
+  };
+  int64_t r = 0;
+  for (; r + kWideRows <= rows; r += kWideRows) store(std::integral_constant<int, kWideRows>{}, r);
+  for (; r < rows; ++r) store(std::integral_constant<int, 1>{}, r);
 }
 
 template <class V, int NV>
-void finish_panel(const IgemmParams& p, int64_t m, int64_t rows, const int32_t* row_squares,
-                  const typename V::I32 (&squares)[NV], const int32_t* sums, int64_t col) {
+void finish_panel(const IgemmParams& p, int64_t m, int64_t rows, const typename V::I32 (&squares)[NV],
+                  const int32_t* sums, int64_t col) {
   typename V::I32 start[NV];
 #pragma GCC unroll 2
   for (int v = 0; v < NV; ++v) start[v] = V::sub_i32(V::load_i32(p.epilogue.init + col + v * V::kLanes), squares[v]);
-  int64_t r = 0;
-  for (; r + kWideRows <= rows; r += kWideRows)
-    finish_rows<V, kWideRows, NV>(p, m + r, row_squares + r, start, sums + r * NV * V::kLanes, col);
-  for (; r < rows; ++r) finish_rows<V, 1, NV>(p, m + r, row_squares + r, start, sums + r * NV * V::kLanes, col);
+  if (p.epilogue.output == Epilogue::Output::kU8) {
+    with_kind(p.epilogue, [&](auto bounded, auto plain) {
+      panel_bytes<V, NV, decltype(bounded)::value, decltype(plain)::value>(p, m, rows, start, sums, col);
+    });
+    return;
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    typename V::I32 acc[1][NV];
+    whole_sums<V, 1, NV>(sums + r * NV * V::kLanes, start, acc);
+    store_tile<V, 1, NV>(p, {1, m + r, nullptr, nullptr, 0}, acc, col);
+  }
 }
 
-// One slice for MR rows. Sums, of the slices before unless it is the first, are in memory: in registers of a function
-// that finishes them, too, compilers would keep none of them.
+// One slice for MR rows. Sums, of the slices before (`first` null) or beginning with the rows' first values, are in
+// memory: in registers of a function that finishes them, too, compilers would keep none of them.
 template <class V, int MR, int NV>
-[[gnu::noinline]] void slice_rows(const uint8_t* a, int64_t stride, int64_t groups, const uint8_t* b, bool first,
-                                  int32_t* sums) {
+[[gnu::noinline]] void slice_rows(const uint8_t* a, int64_t stride, int64_t groups, const uint8_t* b,
+                                  const int32_t* first, int32_t* sums) {
   typename V::I32 acc[MR][NV];
 #pragma GCC unroll 4
   for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) acc[r][v] = first ? V::set_i32(0) : V::load_i32(sums + (r * NV + v) * V::kLanes);
+    for (int v = 0; v < NV; ++v)
+      acc[r][v] = first ? V::set_i32(first[r]) : V::load_i32(sums + (r * NV + v) * V::kLanes);
   multiply_pairs<V, MR, NV>(a, stride, groups, b, acc);
 #pragma GCC unroll 4
   for (int r = 0; r < MR; ++r)
@@ -152,7 +170,7 @@ template <class V, int MR, int NV>
 // A panel for a chunk of rows.
 template <class V, int NV>
 void sliced_panel(const IgemmParams& p, const WideShape& shape, int64_t m, int64_t rows, const uint8_t* a,
-                  const int32_t* row_squares, const uint8_t* panel, int64_t col, uint8_t* slice, int32_t* sums) {
+                  const int32_t* row_first, const uint8_t* panel, int64_t col, uint8_t* slice, int32_t* sums) {
   const int64_t repeats = p.taps / p.unique_taps, of_repeat = ceil_div(shape.groups, kSliceGroups);
   const int64_t step = ceil_div(shape.groups, of_repeat);
   const Tiling tiling(rows, false, kWideRows);
@@ -163,6 +181,7 @@ void sliced_panel(const IgemmParams& p, const WideShape& shape, int64_t m, int64
     const int64_t groups = shape.groups - group < step ? shape.groups - group : step;
     widen_panel<V, NV>(panel + (i / of_repeat * shape.groups + group) * NV * V::kBytes, groups, slice, squares);
     const uint8_t* from = a + group * kGroupBytes;
+    const int32_t* row = row_first;
     int32_t* to = sums;
     for (int64_t t = 0; t < tiling.count; ++t) {
       const int height = tiling.rows(t);
@@ -170,12 +189,13 @@ void sliced_panel(const IgemmParams& p, const WideShape& shape, int64_t m, int64
                             : height == 3 ? slice_rows<V, 3, NV>
                             : height == 2 ? slice_rows<V, 2, NV>
                                           : slice_rows<V, 1, NV>;
-      multiply(from, shape.row_bytes, groups, slice, i == 0, to);
+      multiply(from, shape.row_bytes, groups, slice, i == 0 ? row : nullptr, to);
+      row += height;
       from += height * shape.row_bytes;
       to += height * NV * V::kLanes;
     }
   }
-  finish_panel<V, NV>(p, m, rows, row_squares, squares, sums, col);
+  finish_panel<V, NV>(p, m, rows, squares, sums, col);
 }
 
 // A panel for up to four rows, which is bound by reading it.
@@ -186,7 +206,7 @@ void direct_panel(const IgemmParams& p, const WideShape& shape, int64_t m, const
 #pragma GCC unroll 4
   for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) acc[r][v] = V::set_i32(0);
+    for (int v = 0; v < NV; ++v) acc[r][v] = V::set_i32(p.epilogue.row_init ? p.epilogue.row_init[m + r] : 0);
   for (int64_t repeat = 0; repeat < p.taps / p.unique_taps; ++repeat)
     for (int64_t g = 0; g < shape.groups; ++g, panel += NV * V::kBytes) {
       typename V::I16 odd[NV], even[NV];
@@ -212,20 +232,19 @@ void direct_panel(const IgemmParams& p, const WideShape& shape, int64_t m, const
   for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) V::store_i32(sums + (r * NV + v) * V::kLanes, acc[r][v]);
-  const int32_t no_row[MR] = {};
-  const typename V::I32 no_column[NV] = {};
-  finish_panel<V, NV>(p, m, MR, no_row, no_column, sums, col);
+  const typename V::I32 no_squares[NV] = {};
+  finish_panel<V, NV>(p, m, MR, no_squares, sums, col);
 }
 
 template <class V, int NV>
 void wide_panel(const IgemmParams& p, const WideShape& shape, int64_t m, int64_t rows, const uint8_t* a,
-                const int32_t* row_squares, const uint8_t* panel, int64_t col, uint8_t* slice, int32_t* sums) {
+                const int32_t* row_first, const uint8_t* panel, int64_t col, uint8_t* slice, int32_t* sums) {
   static_assert(kFewRows == 4);
   if (rows == 1) return direct_panel<V, 1, NV>(p, shape, m, a, panel, col);
   if (rows == 2) return direct_panel<V, 2, NV>(p, shape, m, a, panel, col);
   if (rows == 3) return direct_panel<V, 3, NV>(p, shape, m, a, panel, col);
   if (rows == 4) return direct_panel<V, 4, NV>(p, shape, m, a, panel, col);
-  sliced_panel<V, NV>(p, shape, m, rows, a, row_squares, panel, col, slice, sums);
+  sliced_panel<V, NV>(p, shape, m, rows, a, row_first, panel, col, slice, sums);
 }
 
 template <class V>
@@ -238,8 +257,8 @@ void widened_igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0,
   uint8_t* gathered = scratch + shape.pointer_bytes(p);
   uint8_t* slice = aligned(gathered + shape.piece_bytes(p));
   auto* sums = reinterpret_cast<int32_t*>(slice + 2 * kSliceGroups * panel_cols * 4);
-  int32_t* row_squares = sums + shape.chunk * panel_cols;
-  uint8_t* wide = aligned(reinterpret_cast<uint8_t*>(row_squares + shape.chunk));
+  int32_t* row_first = sums + shape.chunk * panel_cols;
+  uint8_t* wide = aligned(reinterpret_cast<uint8_t*>(row_first + shape.chunk));
   const int64_t stride = p.pieces ? gathered_stride(p) : 0;
   tap_offsets(p, offsets);
   RowCursor cursor = p.conv ? cursor_at(*p.conv, m0) : RowCursor{};
@@ -249,16 +268,17 @@ void widened_igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0,
   for (int64_t chunk = m0; chunk < m1; chunk += step) {
     const int64_t rows = m1 - chunk < step ? m1 - chunk : step;
     if (p.pieces) gather_pieces(p, offsets, rows, cursor, gathered);
-    // Each repetition of the taps has a row's squares again.
-    const auto squares_of = [&](typename V::I32 squares) {
-      return static_cast<int32_t>(static_cast<uint32_t>(V::sum(squares)) *
-                                  static_cast<uint32_t>(p.taps / p.unique_taps));
+    // What a row's sums begin with. Each repetition of the taps has its squares again.
+    const auto repeats = static_cast<uint32_t>(p.taps / p.unique_taps);
+    const auto first_of = [&](int64_t m, typename V::I32 squares) {
+      const uint32_t start = p.epilogue.row_init ? static_cast<uint32_t>(p.epilogue.row_init[m]) : 0;
+      return static_cast<int32_t>(start - static_cast<uint32_t>(V::sum(squares)) * repeats);
     };
     if (!p.conv && p.unique_taps == 1) {
       for (int64_t r = 0; r < rows; ++r) {
         typename V::I32 squares = V::set_i32(0);
         widen_terms<V>(p.a + (chunk + r) * p.a_stride, p.kc, wide + r * shape.row_bytes, squares);
-        row_squares[r] = squares_of(squares);
+        row_first[r] = first_of(chunk + r, squares);
       }
     } else {
       for (int64_t first = 0; first < rows; first += kMaxRows) {
@@ -272,7 +292,7 @@ void widened_igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0,
           typename V::I32 squares = V::set_i32(0);
           for (int64_t t = 0; t < p.unique_taps; ++t, out += shape.tap_groups * kGroupBytes)
             widen_terms<V>(pointers[t * kMaxRows + r], p.kc, out, squares);
-          row_squares[first + r] = squares_of(squares);
+          row_first[first + r] = first_of(chunk + first + r, squares);
         }
       }
     }
@@ -280,9 +300,9 @@ void widened_igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0,
       const int64_t col = panel * panel_cols;
       const uint8_t* b = p.b + panel * panel_bytes;
       if (p.n - col > V::kLanes)
-        wide_panel<V, V::kPanelVectors>(p, shape, chunk, rows, wide, row_squares, b, col, slice, sums);
+        wide_panel<V, V::kPanelVectors>(p, shape, chunk, rows, wide, row_first, b, col, slice, sums);
       else
-        wide_panel<V, 1>(p, shape, chunk, rows, wide, row_squares, b, col, slice, sums);
+        wide_panel<V, 1>(p, shape, chunk, rows, wide, row_first, b, col, slice, sums);
     }
   }
 }
