@@ -85,7 +85,7 @@ struct Slots {
 
 // One convolution or matrix product: what all tables get.
 struct Problem {
-  bool conv, depthwise, gathered, by_rows;
+  bool conv, depthwise, gathered, by_rows, winograd;
   int64_t n, kc, kernel_d, kernel_h, kernel_w, rows;
   ConvGeometry g = {};
   std::vector<int8_t> weight;
@@ -107,6 +107,12 @@ struct Problem {
     kernel_h = conv ? pick({1, 2, 3, 5, 7, 9}) : 1;
     kernel_w = conv ? pick({1, 3, 3, 5, 7}) : 1;
     rows = pick({1, 2, 5, 6, 7, 13, 49});
+    winograd = conv && !depthwise && !gathered && chance(40);
+    if (winograd) {
+      kc = pick({16, 20, 36, 68});
+      kernel_d = 1;
+      kernel_h = kernel_w = 3;
+    }
     const int64_t channels = depthwise ? n : kc;
     if (conv) {
       g.kernel_h = kernel_h;
@@ -125,6 +131,7 @@ struct Problem {
       g.pad_h = pick({0, 1, kernel_h / 2});
       g.pad_w = pick({0, 1, kernel_w / 2});
       if (gathered) g.pad_h = g.pad_w = 0;
+      if (winograd) g.stride_h = g.stride_w = g.dilation_h = g.dilation_w = 1;
       g.in_h = (kernel_h - 1) * g.dilation_h + 1 + pick({0, 2, 5});
       g.in_w = (kernel_w - 1) * g.dilation_w + 1 + pick({0, 3, 40});
       g.out_h = (g.in_h + 2 * g.pad_h - (kernel_h - 1) * g.dilation_h - 1) / g.stride_h + 1;
@@ -171,10 +178,11 @@ struct Problem {
     w.zero_point = zero_points.empty() ? nullptr : zero_points.data();
     w.zero_point_step = 1;
     const PackedHeader h = plan_pack(w,
-                                     depthwise  ? PackKind::kDepthwise
-                                     : by_rows  ? PackKind::kRows
-                                     : gathered ? PackKind::kGathered
-                                                : PackKind::kDirect,
+                                     depthwise                ? PackKind::kDepthwise
+                                     : by_rows                ? PackKind::kRows
+                                     : gathered               ? PackKind::kGathered
+                                     : winograd && t.winograd ? PackKind::kWinograd
+                                                              : PackKind::kDirect,
                                      t);
     Bytes blob(static_cast<size_t>(h.total_bytes));
     start_pack(h, blob.data());
@@ -232,9 +240,13 @@ struct Problem {
       p.out = out.data();
       p.out_stride = n;
       p.epilogue = e;
-      auto s = scratch_of(t.igemm_scratch(p));
-      const int64_t panel = static_cast<int64_t>(t.lanes) * t.panel_vectors;
-      t.igemm(p, 0, rows, 0, (n + panel - 1) / panel, s.data());
+      if (h.kind == PackKind::kWinograd) {
+        auto s = scratch_of(t.winograd_scratch(p));
+        t.winograd(p, 0, ceil_div(g.out_h, 2) * ceil_div(g.out_w, 2), 0, t.panels(n), s.data());
+      } else {
+        auto s = scratch_of(t.igemm_scratch(p));
+        t.igemm(p, 0, rows, 0, t.panels(n), s.data());
+      }
     }
     return out;
   }
