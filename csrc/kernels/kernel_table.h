@@ -214,7 +214,7 @@ struct KernelTable {
   int32_t lanes;          // int32 lanes of a vector
   int32_t panel_vectors;  // vectors across a full panel of packed B
   int32_t half_lanes;     // lanes of the half-width vectors for a short last block of channels, 0: none
-  bool skips_padding;     // igemm takes IgemmParams::order
+  bool widens;            // igemm copies A, as 16 bits: it takes no IgemmParams::order, and one long tap is best
   size_t (*igemm_scratch)(const IgemmParams&);
   void (*igemm)(const IgemmParams&, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch);
   // Weights of PackKind::kWinograd, over tiles of 2x2 output pixels; null: the set multiplies bytes faster than that.

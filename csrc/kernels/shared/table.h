@@ -27,7 +27,7 @@ constexpr KernelTable make_table(const char* name) {
       .lanes = V::kLanes,
       .panel_vectors = V::kPanelVectors,
       .half_lanes = V::kHalfLanes,
-      .skips_padding = !V::kWidens,
+      .widens = V::kWidens,
       .igemm_scratch = nullptr,
       .igemm = nullptr,
       .winograd_scratch = nullptr,
