@@ -21,12 +21,13 @@ constexpr int64_t kSliceGroups = 128;  // of B, widened: 16 KB of L1
 constexpr int64_t kMostWideRows = 96, kWideBytes = 196608;  // of a chunk; its widened A stays in L2
 constexpr int64_t kGroupBytes = 8;                          // of A, widened
 
-// MR rows of widened A, `stride` bytes apart, times a widened slice.
-template <class V, int MR, int NV>
+// MR rows of widened A, `stride` bytes apart, times a widened slice. `Far`: it comes from memory.
+template <class V, int MR, int NV, bool Far>
 __attribute__((always_inline)) inline void multiply_pairs(const uint8_t* a, int64_t stride, int64_t groups,
                                                           const uint8_t* b, typename V::I32 (&acc)[MR][NV]) {
   for (int64_t g = 0; g < groups; ++g, a += kGroupBytes, b += 2 * NV * V::kBytes) {
     typename V::I16 odd[NV], even[NV];
+    if constexpr (Far) prefetch_weights<2 * NV * V::kBytes>(b);
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) {
       odd[v] = V::load_whole(b + 2 * v * V::kBytes);
@@ -160,7 +161,7 @@ template <class V, int MR, int NV>
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v)
       acc[r][v] = first ? V::set_i32(first[r]) : V::load_i32(sums + (r * NV + v) * V::kLanes);
-  multiply_pairs<V, MR, NV>(a, stride, groups, b, acc);
+  multiply_pairs<V, MR, NV, false>(a, stride, groups, b, acc);
 #pragma GCC unroll 4
   for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 2

@@ -114,7 +114,7 @@ void point_products(const uint8_t* a, int64_t a_stride, int64_t groups, const ui
   for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) acc[r][v] = V::sub_i32(V::load_i32(start + v * V::kLanes), V::set_i32(squares[r]));
-  multiply_pairs<V, MR, NV>(a, a_stride, groups, b, acc);
+  multiply_pairs<V, MR, NV, true>(a, a_stride, groups, b, acc);
 #pragma GCC unroll 4
   for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 2
