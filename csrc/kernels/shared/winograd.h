@@ -107,8 +107,8 @@ int32_t tile_squares(const uint8_t* terms, int64_t channels) {
 
 // M of MR tiles and one panel at one point. `start` belongs to columns, `squares` to tiles.
 template <class V, int MR, int NV>
-[[gnu::noinline]] void point_products(const uint8_t* a, int64_t a_stride, int64_t groups, const uint8_t* b, const int32_t* start,
-                    const int32_t* squares, int32_t* out) {
+[[gnu::noinline]] void point_products(const uint8_t* a, int64_t a_stride, int64_t groups, const uint8_t* b,
+                                      const int32_t* start, const int32_t* squares, int32_t* out) {
   typename V::I32 acc[MR][NV];
 #pragma GCC unroll 4
   for (int r = 0; r < MR; ++r)
