@@ -21,7 +21,7 @@ constexpr int64_t kTransformedBytes = 262144, kMostTiles = 12 * kWideRows;
 // How a call's tiles are laid out in the scratch.
 struct WinogradShape {
   int64_t across, of_image;        // tiles of a row, of an image
-  int64_t chunk, channels;         // tiles that are transformed together; kc, even
+  int64_t chunk, channels;         // tiles that are transformed together; kc, rounded up to groups
   int64_t point_bytes, sum_bytes;  // of V, of M at one point
 
   WinogradShape(const IgemmParams& p, int64_t panel_bytes) {
