@@ -83,8 +83,8 @@ def ours(p: Problem) -> Callable[[], Any]:
     if not p.is_conv:
         packed = ops.linear_pack(p.weight, None)
         return lambda: ops.linear(p.x, p.weight, packed, p.w_scale, None, p.bias, *tail)
-    packed = ops.conv2d_pack(p.weight, None, (1, 1), p.groups)
     two = lambda v: (v, v)
+    packed = ops.conv2d_pack(p.weight, None, (1, 1), p.groups, two(p.stride))
     geometry = (two(p.stride), two(p.padding), (1, 1), p.groups)
     return lambda: ops.conv2d(p.x, p.weight, packed, p.w_scale, None, p.bias, *geometry, *tail)
 

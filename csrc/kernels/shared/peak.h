@@ -23,7 +23,7 @@ int32_t dot_peak(int64_t iterations) {
     for (int i = 0; i < kPeakChains; ++i) {
       V::keep(a);  // else a product of constants would be computed once
       if constexpr (V::kWidens)
-        acc[i] = V::add_i32(acc[i], V::multiply_add(V::add_16(a, b), V::add_16(b, a)));
+        acc[i] = V::add_i32(acc[i], V::multiply_add(V::add_16(a, b), V::add_16(a, a)));
       else
         acc[i] = V::dot(acc[i], a, b);
       V::keep(acc[i]);
