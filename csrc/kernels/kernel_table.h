@@ -13,6 +13,8 @@ namespace zeropoint {
 constexpr int kMaxRows = 6;     // rows of the GEMM register tile
 constexpr int64_t kPiece = 32;  // bytes that are copied at a time, at most, where rows of A are put together
 
+constexpr int64_t kWinogradTile = 2, kWinogradPoints = 16;  // output pixels along a side of a tile; 4x4 products
+
 // out = clamp(round_half_even(float(acc) * mult[c] + bias[c]) + zero_point), then optionally the
 // residual addition and the 256-entry table, in that order. Arrays are in panel order (pack.h).
 // Where values are cut off before they are rounded to integers, which saturate anyway.

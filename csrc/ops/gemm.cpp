@@ -25,12 +25,18 @@ void start_rows(const KernelTable& table, const uint8_t* rows, int64_t stride, i
   }
 }
 
+// Few rows: each thread takes panels, so that each weight is read by one thread only. Many rows, or panels that cannot
+// be shared evenly: each thread takes rows, so that each activation is read by one thread only.
+static bool shares_panels(int64_t rows, int64_t panels) {
+  const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  return rows <= kMaxRows || (rows < 8 * threads * kMaxRows && panels % threads == 0);
+}
+
 void run_igemm(const KernelTable& table, const IgemmParams& product, int64_t m) {
   IgemmParams p = product;
   const TableAfter after(p.epilogue, p.out);
   const int64_t panel_cols = table.panel_columns(), panels = table.panels(p.n);
   const int64_t k = p.taps * p.kc;
-  const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
   const size_t scratch_bytes = table.igemm_scratch(p);
   const auto rows = [&](int64_t begin, int64_t end) {
     uint8_t* worker = scratch(Scratch::kWorker, scratch_bytes);
@@ -46,12 +52,9 @@ void run_igemm(const KernelTable& table, const IgemmParams& product, int64_t m) 
         for (int64_t i = row; i < last; ++i) after(table, i * p.out_stride, i * p.out_stride + p.n);
     }
   };
-  // Few rows: each thread takes panels, so that each weight is read by one thread only. Many rows, or panels
-  // that cannot be shared evenly: each thread takes rows, so that each activation is read by one thread only.
-  const bool by_panels = m <= kMaxRows || (m < 8 * threads * kMaxRows && panels % threads == 0);
   // In an order of its own, a product is cut into tiles, not rows.
   const int64_t units = p.order ? m / (p.conv->out_h * p.conv->out_w) * p.tile_count : m;
-  if (by_panels) {
+  if (shares_panels(m, panels)) {
     // Few rows are bound by reading the panels, not by multiplying.
     parallel(panels, std::max<int64_t>(m, 2) * k * panel_cols / 32, [&](int64_t begin, int64_t end) {
       table.igemm(p, 0, units, begin, end, scratch(Scratch::kWorker, scratch_bytes));
@@ -70,12 +73,12 @@ void run_igemm(const KernelTable& table, const IgemmParams& product, int64_t m) 
 
 void run_winograd(const KernelTable& table, const IgemmParams& p, int64_t batch) {
   const ConvGeometry& g = *p.conv;
-  const int64_t tiles = batch * ceil_div(g.out_h, 2) * ceil_div(g.out_w, 2), panels = table.panels(p.n);
-  const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t tiles = batch * ceil_div(g.out_h, kWinogradTile) * ceil_div(g.out_w, kWinogradTile),
+                panels = table.panels(p.n);
   const size_t scratch_bytes = table.winograd_scratch(p);
-  const int64_t products = 16 * p.kc * p.n / 32;  // of a tile
-  // As in run_igemm. Each thread that takes panels transforms all tiles: little work, of few tiles.
-  if (tiles < 8 * threads * kMaxRows && panels % threads == 0)
+  const int64_t products = kWinogradPoints * p.kc * p.n / 32;  // of a tile
+  // Each thread that takes panels transforms all tiles: little work, of few tiles.
+  if (shares_panels(tiles, panels))
     parallel(panels, tiles * products / panels, [&](int64_t begin, int64_t end) {
       table.winograd(p, 0, tiles, begin, end, scratch(Scratch::kWorker, scratch_bytes));
     });

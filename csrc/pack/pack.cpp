@@ -74,7 +74,7 @@ Extremes extremes_of(const WeightView& w, int64_t n) {
 }
 
 // U = (2 G) g (2 G)' of F(2x2, 3x3): four times Winograd's transformed kernel, in integers.
-void transform_kernel(const int32_t (&g)[3][3], int32_t (&u)[16]) {
+void transform_kernel(const int32_t (&g)[3][3], int32_t (&u)[kWinogradPoints]) {
   const auto twice = [](int32_t first, int32_t second, int32_t third, int32_t(&out)[4]) {
     out[0] = 2 * first;
     out[1] = first + second + third;
@@ -119,27 +119,29 @@ int32_t pack_column(const WeightView& w, const PackedHeader& h, uint8_t* data, i
   return sum;
 }
 
-// The same for Winograd's algorithm; the layout is in pack.h.
+// Bytes of one point of a panel, or of all panels, of Winograd's layout (pack.h).
+int64_t point_bytes(const PackedHeader& h, int64_t columns) { return (1 + 2 * ceil_div(h.kc, 4)) * columns * 4; }
+
+// pack_column for Winograd's algorithm.
 int32_t pack_points(const WeightView& w, const PackedHeader& h, uint8_t* data, int64_t n) {
   const int64_t panel_cols = static_cast<int64_t>(h.lanes) * h.panel_vectors, panel = n / panel_cols;
   const int64_t vectors = vectors_of_panel(h.n - panel * panel_cols, h.lanes, h.panel_vectors);
   const int64_t k_groups = ceil_div(h.kc, 4), row = vectors * h.lanes * 4,
                 slot = panel_slot(n % panel_cols, h.lanes, vectors);
-  const int64_t lane = slot % h.lanes * 4, vector = slot / h.lanes * h.lanes * 4,
-                point_bytes = row + k_groups * 2 * row;
-  uint8_t* base = data + panel * 16 * (panel_cols * 4 + k_groups * 2 * panel_cols * 4);
+  const int64_t lane = slot % h.lanes * 4, vector = slot / h.lanes * h.lanes * 4;
+  uint8_t* base = data + panel * kWinogradPoints * point_bytes(h, panel_cols);
   int32_t sum = 0;
-  std::vector<int16_t> points(static_cast<size_t>(16 * 4 * k_groups));  // [point][channel]
+  std::vector<int16_t> points(static_cast<size_t>(kWinogradPoints * 4 * k_groups));  // [point][channel]
   for (int64_t c = 0; c < w.channels; ++c) {
-    int32_t kernel[3][3], u[16];
+    int32_t kernel[3][3], u[kWinogradPoints];
     for (int64_t kh = 0; kh < 3; ++kh)
       for (int64_t kw = 0; kw < 3; ++kw) sum += kernel[kh][kw] = weight_at(w, n, kh, kw, c);
     transform_kernel(kernel, u);
-    for (int64_t point = 0; point < 16; ++point)
+    for (int64_t point = 0; point < kWinogradPoints; ++point)
       points[static_cast<size_t>(point * 4 * k_groups + c)] = static_cast<int16_t>(u[point]);
   }
-  for (int64_t point = 0; point < 16; ++point) {
-    uint8_t* at = base + point * point_bytes;
+  for (int64_t point = 0; point < kWinogradPoints; ++point) {
+    uint8_t* at = base + point * point_bytes(h, vectors * h.lanes);
     uint32_t start = 0;
     for (int64_t g = 0; g < k_groups; ++g) {
       const int16_t* four = points.data() + (point * k_groups + g) * 4;
@@ -211,10 +213,13 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
     const int64_t positions = w.kernel_h * w.kernel_w;
     h.unique_taps = kind == PackKind::kGathered ? 1 : kind == PackKind::kRows ? w.kernel_h : positions;
     h.kc = positions / h.unique_taps * w.channels;
-    if (kind == PackKind::kWinograd) h.unique_taps = 16;
-    h.group_bytes = h.unique_taps * h.repeats * ceil_div(h.kc, 4) * ceil_div(h.n, h.lanes) * h.lanes * 4;
-    if (kind == PackKind::kWinograd)
-      h.group_bytes = 16 * (1 + 2 * ceil_div(h.kc, 4)) * ceil_div(h.n, h.lanes) * h.lanes * 4;
+    const int64_t slots = ceil_div(h.n, h.lanes) * h.lanes;
+    if (kind == PackKind::kWinograd) {
+      h.unique_taps = kWinogradPoints;
+      h.group_bytes = kWinogradPoints * point_bytes(h, slots);
+    } else {
+      h.group_bytes = h.unique_taps * h.repeats * ceil_div(h.kc, 4) * slots * 4;
+    }
   }
   h.data_offset = ceil_div(static_cast<int64_t>(sizeof(PackedHeader)) + h.groups * h.n * 4, 64) * 64;
   h.total_bytes = h.data_offset + h.groups * h.group_bytes;

@@ -107,7 +107,6 @@ struct Avx2 {
   static I16 widen_16(const uint8_t* p) {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
-  static I16 broadcast_pair(const uint8_t* p) { return broadcast_a(p); }
   static I16 add_16(I16 a, I16 b) { return _mm256_add_epi16(a, b); }
   static I16 sub_16(I16 a, I16 b) { return _mm256_sub_epi16(a, b); }
   static I32 multiply_add(I16 a, I16 b) { return _mm256_madd_epi16(a, b); }
@@ -160,11 +159,9 @@ struct Avx2 {
     int32_t four;
     __builtin_memcpy(&four, p, 4);
     const __m256i x = _mm256_set1_epi32(four);
-    return {_mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), _mm256_srai_epi16(x, 8)};
+    return {even_signed(x), odd_signed(x)};
   }
-  static GroupB split_bytes(__m256i x) {
-    return {_mm256_and_si256(x, _mm256_set1_epi16(0xFF)), _mm256_srli_epi16(x, 8)};
-  }
+  static GroupB split_bytes(__m256i x) { return {even_unsigned(x), odd_unsigned(x)}; }
   static GroupB group_bytes(const uint8_t* p) { return split_bytes(load_i32(reinterpret_cast<const int32_t*>(p))); }
   static void group_nibbles(const uint8_t* p, GroupB& low, GroupB& high) {
     const __m256i x = load_i32(reinterpret_cast<const int32_t*>(p)), mask = _mm256_set1_epi16(0x0F);

@@ -37,12 +37,25 @@ __attribute__((always_inline)) inline void multiply_pairs(const uint8_t* a, int6
     }
 #pragma GCC unroll 4
     for (int r = 0; r < MR; ++r) {
-      const typename V::I16 first = V::broadcast_pair(a + r * stride), second = V::broadcast_pair(a + r * stride + 4);
+      const typename V::I16 first = V::broadcast_a(a + r * stride), second = V::broadcast_a(a + r * stride + 4);
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v)
         acc[r][v] = V::accumulate(acc[r][v], V::add_16(first, odd[v]), V::add_16(second, even[v]));
     }
   }
+}
+
+template <class V, int MR, int NV>
+__attribute__((always_inline)) inline void store_sums(const typename V::I32 (&acc)[MR][NV], int32_t* sums) {
+#pragma GCC unroll 4
+  for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) V::store_i32(sums + (r * NV + v) * V::kLanes, acc[r][v]);
+}
+
+// How many of `count` rows or tiles a chunk of at most `most` takes, so that all take about as many.
+inline int64_t chunk_step(int64_t count, int64_t most) {
+  return ceil_div(ceil_div(count, ceil_div(count, most)), kWideRows) * kWideRows;
 }
 
 // Terms of a row as groups, zeros up to a whole register's; adds what pairs of them multiply to. Where those zeros are
@@ -162,10 +175,7 @@ template <class V, int MR, int NV>
     for (int v = 0; v < NV; ++v)
       acc[r][v] = first ? V::set_i32(first[r]) : V::load_i32(sums + (r * NV + v) * V::kLanes);
   multiply_pairs<V, MR, NV, false>(a, stride, groups, b, acc);
-#pragma GCC unroll 4
-  for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) V::store_i32(sums + (r * NV + v) * V::kLanes, acc[r][v]);
+  store_sums<V, MR, NV>(acc, sums);
 }
 
 // A panel for a chunk of rows.
@@ -221,7 +231,7 @@ void direct_panel(const IgemmParams& p, const WideShape& shape, int64_t m, const
 #pragma GCC unroll 4
       for (int r = 0; r < MR; ++r) {
         const uint8_t* at = a + r * shape.row_bytes + g * kGroupBytes;
-        const typename V::I16 first = V::broadcast_pair(at), second = V::broadcast_pair(at + 4);
+        const typename V::I16 first = V::broadcast_a(at), second = V::broadcast_a(at + 4);
 #pragma GCC unroll 2
         for (int v = 0; v < NV; ++v)
           acc[r][v] =
@@ -229,10 +239,7 @@ void direct_panel(const IgemmParams& p, const WideShape& shape, int64_t m, const
       }
     }
   alignas(64) int32_t sums[MR * NV * V::kLanes];
-#pragma GCC unroll 4
-  for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) V::store_i32(sums + (r * NV + v) * V::kLanes, acc[r][v]);
+  store_sums<V, MR, NV>(acc, sums);
   const typename V::I32 no_squares[NV] = {};
   finish_panel<V, NV>(p, m, MR, no_squares, sums, col);
 }
@@ -264,8 +271,7 @@ void widened_igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0,
   tap_offsets(p, offsets);
   RowCursor cursor = p.conv ? cursor_at(*p.conv, m0) : RowCursor{};
   const Inside inside(p);
-  const int64_t chunks = ceil_div(m1 - m0, shape.chunk),
-                step = ceil_div(ceil_div(m1 - m0, chunks), kWideRows) * kWideRows;
+  const int64_t step = chunk_step(m1 - m0, shape.chunk);
   for (int64_t chunk = m0; chunk < m1; chunk += step) {
     const int64_t rows = m1 - chunk < step ? m1 - chunk : step;
     if (p.pieces) gather_pieces(p, offsets, rows, cursor, gathered);

@@ -12,9 +12,6 @@
 namespace zeropoint {
 namespace {
 
-constexpr int kPoints = 16;  // of a tile: 4x4
-constexpr int64_t kOutputTile = 2;
-
 // Tiles that are multiplied together: their V stays in L2, their products with a panel in L1 or near it.
 constexpr int64_t kTransformedBytes = 262144, kMostTiles = 12 * kWideRows;
 
@@ -26,10 +23,10 @@ struct WinogradShape {
 
   WinogradShape(const IgemmParams& p, int64_t panel_bytes) {
     const ConvGeometry& g = *p.conv;
-    across = ceil_div(g.out_w, kOutputTile);
-    of_image = across * ceil_div(g.out_h, kOutputTile);
+    across = ceil_div(g.out_w, kWinogradTile);
+    of_image = across * ceil_div(g.out_h, kWinogradTile);
     channels = ceil_div(p.kc, 4) * 4;
-    const int64_t fit = kTransformedBytes / (kPoints * channels * 2);
+    const int64_t fit = kTransformedBytes / (kWinogradPoints * channels * 2);
     chunk = fit < kWideRows ? kWideRows : fit < kMostTiles ? fit / kWideRows * kWideRows : kMostTiles;
     // A line more: points at a distance of 4096 bytes would all be in one set of the cache.
     point_bytes = ceil_div(chunk * channels * 2, 64) * 64 + 64;
@@ -40,7 +37,7 @@ struct WinogradShape {
 template <class V>
 size_t winograd_scratch(const IgemmParams& p) {
   const WinogradShape shape(p, V::kPanelVectors * V::kLanes * 4);
-  return static_cast<size_t>(kPoints * (shape.point_bytes + shape.sum_bytes + shape.chunk * 4) + 64);
+  return static_cast<size_t>(kWinogradPoints * (shape.point_bytes + shape.sum_bytes + shape.chunk * 4) + 64);
 }
 
 // V of one tile, a vector of channels after the other; the last one overlaps the one before where channels are no
@@ -115,10 +112,7 @@ template <class V, int MR, int NV>
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) acc[r][v] = V::sub_i32(V::load_i32(start + v * V::kLanes), V::set_i32(squares[r]));
   multiply_pairs<V, MR, NV, true>(a, a_stride, groups, b, acc);
-#pragma GCC unroll 4
-  for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) V::store_i32(out + (r * NV + v) * V::kLanes, acc[r][v]);
+  store_sums<V, MR, NV>(acc, out);
 }
 
 template <class V, int NV>
@@ -183,7 +177,7 @@ void transform_output(const IgemmParams& p, const uint8_t* sums, int64_t sum_byt
 
 inline RowCursor tile_cursor(const WinogradShape& shape, int64_t tile) {
   const int64_t in_image = tile % shape.of_image;
-  return {tile / shape.of_image, 0, in_image / shape.across * kOutputTile, in_image % shape.across * kOutputTile};
+  return {tile / shape.of_image, 0, in_image / shape.across * kWinogradTile, in_image % shape.across * kWinogradTile};
 }
 
 template <class V, int NV>
@@ -191,7 +185,7 @@ void winograd_panel(const IgemmParams& p, const WinogradShape& shape, int64_t fi
                     const int32_t* squares, const uint8_t* panel, int64_t col, uint8_t* sums) {
   const int64_t groups = shape.channels / 4, stride = shape.channels * 2, row = NV * V::kBytes;
   const Tiling tiling(count, false, kWideRows);
-  for (int point = 0; point < kPoints; ++point, panel += (1 + 2 * groups) * row, squares += shape.chunk) {
+  for (int point = 0; point < kWinogradPoints; ++point, panel += (1 + 2 * groups) * row, squares += shape.chunk) {
     const uint8_t* a = v + point * shape.point_bytes;
     auto* out = reinterpret_cast<int32_t*>(sums + point * shape.sum_bytes);
     int64_t t = 0;
@@ -211,12 +205,11 @@ template <class V>
 void winograd(const IgemmParams& p, int64_t tile0, int64_t tile1, int64_t panel0, int64_t panel1, uint8_t* scratch) {
   const int64_t panel_cols = V::kPanelVectors * V::kLanes;
   const WinogradShape shape(p, panel_cols * 4);
-  const int64_t panel_bytes = kPoints * (1 + shape.channels / 2) * panel_cols * 4;
+  const int64_t panel_bytes = kWinogradPoints * (1 + shape.channels / 2) * panel_cols * 4;
   uint8_t* v = aligned(scratch);
-  uint8_t* sums = v + kPoints * shape.point_bytes;
-  auto* squares = reinterpret_cast<int32_t*>(sums + kPoints * shape.sum_bytes);
-  const int64_t chunks = ceil_div(tile1 - tile0, shape.chunk);
-  const int64_t step = ceil_div(ceil_div(tile1 - tile0, chunks), kWideRows) * kWideRows;
+  uint8_t* sums = v + kWinogradPoints * shape.point_bytes;
+  auto* squares = reinterpret_cast<int32_t*>(sums + kWinogradPoints * shape.sum_bytes);
+  const int64_t step = chunk_step(tile1 - tile0, shape.chunk);
   for (int64_t first = tile0; first < tile1; first += step) {
     const int64_t count = tile1 - first < step ? tile1 - first : step;
     for (int64_t t = 0; t < count; ++t) {
@@ -224,7 +217,7 @@ void winograd(const IgemmParams& p, int64_t tile0, int64_t tile1, int64_t panel0
       tile_pixels(p, tile_cursor(shape, first + t), pixels);
       uint8_t* to = v + t * shape.channels * 2;
       transform_input<V>(p, pixels, shape.point_bytes, to);
-      for (int point = 0; point < kPoints; ++point) {
+      for (int point = 0; point < kWinogradPoints; ++point) {
         uint8_t* terms = to + point * shape.point_bytes;
         if (p.kc % 4) __builtin_memset(terms + 2 * p.kc, 0, static_cast<size_t>(2 * (shape.channels - p.kc)));
         squares[point * shape.chunk + t] = tile_squares<V>(terms, shape.channels);
