@@ -23,7 +23,7 @@ constexpr float kLargestRounded = 2097152.0f;
 struct Epilogue {
   enum class Output : int32_t { kU8, kF32, kI32, kRowF32 };
   Output output = Output::kU8;
-  const int32_t* init = nullptr;      // accumulators start here: -x_zero_point * column sum
+  const int32_t* init = nullptr;      // accumulators start here: (a_offset - x_zero_point) * column sum; kRowF32: 0
   const int32_t* row_init = nullptr;  // added to that by row; null: 0
   const float* mult = nullptr;
   const float* bias = nullptr;
@@ -216,7 +216,8 @@ struct KernelTable {
   int32_t lanes;          // int32 lanes of a vector
   int32_t panel_vectors;  // vectors across a full panel of packed B
   int32_t half_lanes;     // lanes of the half-width vectors for a short last block of channels, 0: none
-  bool widens;            // igemm copies A, as 16 bits: it takes no IgemmParams::order, and one long tap is best
+  bool splits;            // igemm copies A (split.h): it takes no IgemmParams::order, and one long tap is best
+  int32_t a_offset;       // igemm multiplies A less this, 0 or 128
   size_t (*igemm_scratch)(const IgemmParams&);
   void (*igemm)(const IgemmParams&, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch);
   // Weights of PackKind::kWinograd, over tiles of 2x2 output pixels; null: the set multiplies bytes faster than that.

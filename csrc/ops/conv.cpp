@@ -28,7 +28,7 @@ PackKind conv_kind(int64_t dims, int64_t groups, int64_t out_channels, int64_t r
     return PackKind::kWinograd;
   if (groups > 1 || channels >= kFewChannels || dilation_w > 1) return PackKind::kDirect;
   const int64_t apart = rows * ceil_div(row * channels, 4), together = ceil_div(rows * row * channels, 4);
-  const bool waste = kernels().widens ? apart > together : 20 * apart > 27 * together;
+  const bool waste = kernels().splits ? apart > together : 20 * apart > 27 * together;
   return waste ? PackKind::kGathered : PackKind::kRows;
 }
 
@@ -321,7 +321,7 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
   // Padding adds nothing where its byte is 0 and products are of uint8.
   const bool pads = h.kind == PackKind::kDirect && dims == 2 && !plain && !copies && pad_value == 0 && padded;
   const bool bytes_out = epilogue.output == Epilogue::Output::kU8 && !epilogue.table;
-  if (pads && bytes_out && !kernel.widens && g.out_h * g.out_w <= kOrderedPixels) {
+  if (pads && bytes_out && !kernel.splits && g.out_h * g.out_w <= kOrderedPixels) {
     static thread_local PixelOrder pixels;
     pixels.fill(g, kernel_h);
     p.order = pixels.order.data();

@@ -95,7 +95,8 @@ Epilogue make_epilogue(const char* what, const uint8_t* blob, const PackedHeader
     const int64_t c = group * h.n;
     for (int64_t i = 0; i < h.n; ++i) {
       // Wraps with the accumulator; their sum is the exact product (numerics.md).
-      by_column[i] = static_cast<int32_t>(-static_cast<uint32_t>(x_zero_point) * static_cast<uint32_t>(sums[c + i]));
+      by_column[i] =
+          static_cast<int32_t>(static_cast<uint32_t>(h.a_offset - x_zero_point) * static_cast<uint32_t>(sums[c + i]));
       column_mult[i] = static_cast<float>(ratio * static_cast<double>(scales[(c + i) * scale_step]));
       largest_mult = std::max(largest_mult, magnitude_bits(column_mult[i]));
     }

@@ -171,6 +171,11 @@ void put_depthwise(const PackedHeader& h, uint8_t* data, int64_t channel, int64_
 
 }  // namespace
 
+// Only the implicit GEMM takes something off.
+static int32_t offset_of(PackKind kind, const KernelTable& table) {
+  return kind == PackKind::kDepthwise || kind == PackKind::kWinograd ? 0 : table.a_offset;
+}
+
 PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& table) {
   int32_t lowest = 0, highest = 0;
   int64_t worst = 0, worst_column = 0;
@@ -194,6 +199,7 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
   h.version = kPackVersion;
   h.kind = kind;
   h.lanes = table.lanes;
+  h.a_offset = offset_of(kind, table);
   h.panel_vectors = kind == PackKind::kDepthwise ? 4 : table.panel_vectors;
   h.repeats = std::max<int64_t>(1, std::max(ceil_div(highest, 127), ceil_div(-lowest, 128)));
   if (kind == PackKind::kWinograd) h.repeats = 1;  // its 16 bits hold what 9 make of them
@@ -252,7 +258,8 @@ const PackedHeader& read_header(const uint8_t* blob, int64_t bytes, const Kernel
     throw std::invalid_argument(
         std::string(what) +
         ": `packed` is not a packed weight of this version; make it with the matching *_pack operator");
-  if (h.lanes != table.lanes || (h.kind == PackKind::kWinograd && !table.winograd))
+  if (h.lanes != table.lanes || h.a_offset != offset_of(h.kind, table) ||
+      (h.kind == PackKind::kWinograd && !table.winograd))
     throw std::invalid_argument(std::string(what) + ": `packed` was laid out for another instruction set than " +
                                 table.name + "; pack the weight again");
   return h;

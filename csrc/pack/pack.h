@@ -31,6 +31,7 @@ struct PackedHeader {
   PackKind kind;
   int32_t lanes, panel_vectors;
   int32_t tail_lanes;  // depthwise: lanes of the last block's vectors where it is a half-width one, else 0
+  int32_t a_offset;    // what the kernel takes off the input's bytes (KernelTable::a_offset)
   int64_t groups, n, unique_taps, repeats, kc;
   int64_t kernel_w;     // depthwise: kernel columns; unique_taps = kernel_h * kernel_w
   int64_t data_offset;  // bytes

@@ -1,5 +1,5 @@
-// Vocabulary of AVX2: 8 int32 lanes. The byte multiply-add of AVX2 saturates its 16-bit sums, so both sides are widened
-// to int16 and multiplied with vpmaddwd, which is exact: |a * b + c * d| < 2^31. Matrix products: widened.h.
+// Vocabulary of AVX2: 8 int32 lanes. The byte multiply-add of AVX2 saturates its 16-bit sums: matrix products take it
+// where sums fit (split.h), others widen both sides to int16 and multiply with vpmaddwd: |a * b + c * d| < 2^31.
 #pragma once
 #include <immintrin.h>
 
@@ -18,7 +18,7 @@ struct Avx2 {
   };
   static constexpr int kLanes = 8;
   static constexpr int kPanelVectors = 2;
-  static constexpr bool kWidens = true;
+  static constexpr bool kSplits = true;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
   static constexpr bool kJoins = true;
@@ -117,7 +117,7 @@ struct Avx2 {
     const __m128i x = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4E)));
   }
-  // acc += multiply_add(a, b), in acc's register: compilers copy it instead, and spill others.
+  // acc += multiply_add(a, b), opaque: compilers would copy acc from register to register, and spill others.
   static I32 accumulate(I32 acc, I16 a, I16 b) {
     const __m256i products = _mm256_madd_epi16(a, b);
     __asm__("vpaddd %1, %0, %0" : "+x"(acc) : "x"(products));
@@ -129,20 +129,37 @@ struct Avx2 {
   static I16 odd_unsigned(U8 x) { return _mm256_srli_epi16(x, 8); }
   static I16 even_signed(U8 x) { return _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8); }
   static I16 odd_signed(U8 x) { return _mm256_srai_epi16(x, 8); }
-  // Pairs of both in turn.
-  static void store_pairs(uint8_t* p, I16 even, I16 odd) {
-    const __m256i low = _mm256_unpacklo_epi32(even, odd), high = _mm256_unpackhi_epi32(even, odd);
+  // A - 128 as magnitudes and signs (0 or all bits), four bytes of both in turn; adds up the negative ones' magnitudes,
+  // in the lower half of 64 bits each.
+  static void split(U8 a, uint8_t* p, I32& negative) {
+    const __m256i none = _mm256_setzero_si256(), x = _mm256_xor_si256(a, _mm256_set1_epi8(-128));
+    const __m256i signs = _mm256_cmpgt_epi8(none, x), magnitudes = _mm256_abs_epi8(x);
+    negative = _mm256_add_epi32(negative, _mm256_sad_epu8(_mm256_and_si256(magnitudes, signs), none));
+    const __m256i low = _mm256_unpacklo_epi32(magnitudes, signs), high = _mm256_unpackhi_epi32(magnitudes, signs);
     store_16(p, _mm256_permute2x128_si256(low, high, 0x20));
     store_16(p + 32, _mm256_permute2x128_si256(low, high, 0x31));
   }
-  // n bytes, then zeros; reads no 32-bit word without one of them.
-  static U8 load_first(const uint8_t* p, int64_t n) {
+  // Sums of neighbouring products; they fit.
+  static I16 multiply_split(U8 magnitudes, U8 signs, U8 w) {
+    return _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(w, signs));
+  }
+  static I32 add_pairs(I32 acc, I16 sums) { return accumulate(acc, sums, _mm256_set1_epi16(1)); }
+  // Whether products of two groups of weights must not be added in 16 bits.
+  static bool crowded(U8 w0, U8 w1) {
+    const __m256i ones = _mm256_set1_epi8(1);
+    const __m256i sums = _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w0), ones),
+                                          _mm256_maddubs_epi16(_mm256_abs_epi8(w1), ones));
+    return _mm256_movemask_epi8(_mm256_cmpgt_epi16(sums, _mm256_set1_epi16(252))) != 0;
+  }
+  // n bytes, then `fill`; reads no 32-bit word without one of them.
+  static U8 load_first(const uint8_t* p, int64_t n, uint8_t fill) {
     const __m256i count = _mm256_set1_epi32(static_cast<int32_t>(n));
     const __m256i words = _mm256_cmpgt_epi32(count, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
     const __m256i bytes = _mm256_maskload_epi32(reinterpret_cast<const int*>(p), words);
     const __m256i at = _mm256_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
                                         22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
-    return _mm256_and_si256(bytes, _mm256_cmpgt_epi8(_mm256_set1_epi8(static_cast<char>(n)), at));
+    return _mm256_blendv_epi8(_mm256_set1_epi8(static_cast<char>(fill)), bytes,
+                              _mm256_cmpgt_epi8(_mm256_set1_epi8(static_cast<char>(n)), at));
   }
 
   static I32 add_i32(I32 a, I32 b) { return _mm256_add_epi32(a, b); }

@@ -40,7 +40,7 @@ struct Avx512Vnni {
   using DwWeight = __m512i;
   static constexpr int kLanes = 16;
   static constexpr int kPanelVectors = 4;
-  static constexpr bool kWidens = false;
+  static constexpr bool kSplits = false;
   static constexpr int kHalfLanes = 8;
   using DwInput = __m512i;
   static constexpr int kDwBytes = 64;

@@ -12,7 +12,7 @@ struct AvxVnni : Avx2 {
   using DwInput = __m256i;
   using GroupA = __m256i;
   using GroupB = __m256i;
-  static constexpr bool kWidens = false;
+  static constexpr bool kSplits = false;
   static constexpr int kDwBytes = 32;
   static constexpr int kDwInputBytes = 32;
 

@@ -18,7 +18,7 @@ struct Neon {
   using DwInput = int32x4_t;
   static constexpr int kLanes = 4;
   static constexpr int kPanelVectors = 4;
-  static constexpr bool kWidens = false;
+  static constexpr bool kSplits = false;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
   static constexpr bool kJoins = false;

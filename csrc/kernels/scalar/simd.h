@@ -22,7 +22,7 @@ struct Scalar {
   };
   static constexpr int kLanes = 4;
   static constexpr int kPanelVectors = 2;
-  static constexpr bool kWidens = false;
+  static constexpr bool kSplits = false;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
   static constexpr bool kJoins = false;

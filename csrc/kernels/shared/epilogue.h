@@ -12,6 +12,10 @@
 namespace zeropoint {
 namespace {
 
+// What igemm takes off the bytes of A (split.h).
+template <class V>
+constexpr int32_t kAOffset = V::kSplits ? 128 : 0;
+
 // float(acc) * mult + bias, two roundings; the build forbids contraction to a fused multiply-add.
 template <class V>
 inline typename V::F32 scaled(const Epilogue& e, typename V::I32 acc, int64_t slot) {
@@ -148,7 +152,7 @@ inline void store_ordered(const Epilogue& e, typename V::I32 (&acc)[MR][NV], voi
       for (int v = 0; v < NV; ++v) V::store_i32(ints + v * V::kLanes, ordered[v]);
       continue;
     }
-    const typename V::I32 zero_point = V::set_i32(e.row_zero_point[m + r]);
+    const typename V::I32 zero_point = V::set_i32(e.row_zero_point[m + r] - kAOffset<V>);
     const typename V::F32 scale = V::set_f32(e.row_scale[m + r]);
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
@@ -179,8 +183,9 @@ inline void store_general(const Epilogue& e, const int32_t* acc, int64_t slot, v
       __builtin_memcpy(ordered + lane * NV + 4 * v, source + lane, 4 * sizeof(int32_t));
   }
   if (e.output == Epilogue::Output::kRowF32) {
-    dequantize_row(ordered, e.column_sums + col, cols, e.row_zero_point[m], e.row_scale[m], e.column_scale + col,
-                   e.column_bias ? e.column_bias + col : nullptr, e.relu, static_cast<float*>(out) + offset);
+    dequantize_row(ordered, e.column_sums + col, cols, e.row_zero_point[m] - kAOffset<V>, e.row_scale[m],
+                   e.column_scale + col, e.column_bias ? e.column_bias + col : nullptr, e.relu,
+                   static_cast<float*>(out) + offset);
     return;
   }
   __builtin_memcpy(static_cast<int32_t*>(out) + offset, ordered, static_cast<size_t>(cols) * 4);

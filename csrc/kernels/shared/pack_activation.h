@@ -81,7 +81,8 @@ void pack_panel(const ActivationView& b, int64_t col, int vectors, uint8_t* out,
   }
 }
 
-// All panels, and in panel order the accumulators' start: -a_zero_point * sum of a column of b - its zero point.
+// All panels, and in panel order the accumulators' start: -a_zero_point * sum of a column of b - its zero point, and
+// what igemm leaves out of a.
 template <class V>
 void pack_activation(const ActivationView& b, int32_t a_zero_point, uint8_t* out, int32_t* init) {
   const int64_t columns = V::kPanelVectors * V::kLanes, groups = ceil_div(b.k, 4);
@@ -92,9 +93,10 @@ void pack_activation(const ActivationView& b, int32_t a_zero_point, uint8_t* out
     pack_panel<V>(b, col, vectors, out, init + col);
     // Wraps with the accumulator: what counts is the exact sum at the end.
     for (int64_t i = 0; i < vectors * V::kLanes; ++i)
-      init[col + i] = static_cast<int32_t>(
-          -static_cast<uint32_t>(a_zero_point) *
-          (static_cast<uint32_t>(init[col + i]) - static_cast<uint32_t>(b.k) * static_cast<uint32_t>(b.zero_point)));
+      init[col + i] = static_cast<int32_t>(uint32_t{kAOffset<V>} * static_cast<uint32_t>(init[col + i]) -
+                                           static_cast<uint32_t>(a_zero_point) *
+                                               (static_cast<uint32_t>(init[col + i]) -
+                                                static_cast<uint32_t>(b.k) * static_cast<uint32_t>(b.zero_point)));
     out += groups * vectors * V::kLanes * 4;
   }
 }

@@ -1,4 +1,4 @@
-// The dot product alone (where bytes are widened, what widened.h makes of it), on registers: what `benchmarks/kernels`
+// The dot product alone (where A is split, a quad of split.h), on registers: what `benchmarks/kernels`
 // divides by. Ten independent chains cover the latency of the instruction on every CPU we know of.
 #pragma once
 #include "../kernel_table.h"
@@ -22,8 +22,8 @@ int32_t dot_peak(int64_t iterations) {
 #pragma GCC unroll 16
     for (int i = 0; i < kPeakChains; ++i) {
       V::keep(a);  // else a product of constants would be computed once
-      if constexpr (V::kWidens)
-        acc[i] = V::add_i32(acc[i], V::multiply_add(V::add_16(a, b), V::add_16(a, a)));
+      if constexpr (V::kSplits)
+        acc[i] = V::add_pairs(acc[i], V::add_16(V::multiply_split(a, b, a), V::multiply_split(b, a, b)));
       else
         acc[i] = V::dot(acc[i], a, b);
       V::keep(acc[i]);

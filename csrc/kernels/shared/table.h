@@ -14,7 +14,7 @@
 #include "pool.h"
 #include "resample.h"
 #include "rows.h"
-#include "widened.h"
+#include "split.h"
 #include "winograd.h"
 
 namespace zeropoint {
@@ -27,7 +27,8 @@ constexpr KernelTable make_table(const char* name) {
       .lanes = V::kLanes,
       .panel_vectors = V::kPanelVectors,
       .half_lanes = V::kHalfLanes,
-      .widens = V::kWidens,
+      .splits = V::kSplits,
+      .a_offset = kAOffset<V>,
       .igemm_scratch = nullptr,
       .igemm = nullptr,
       .winograd_scratch = nullptr,
@@ -69,11 +70,11 @@ constexpr KernelTable make_table(const char* name) {
       .gru_gates = gru_gates<V>,
       .rnn_gates = rnn_gates<V>,
       .dot_peak = dot_peak<V>,
-      .dot_peak_ops = int64_t{2} * kPeakChains * V::kLanes * 4,
+      .dot_peak_ops = int64_t{2} * kPeakChains * V::kLanes * (V::kSplits ? 8 : 4),
   };
-  if constexpr (V::kWidens) {
-    table.igemm_scratch = widened_scratch<V>;
-    table.igemm = widened_igemm<V>;
+  if constexpr (V::kSplits) {
+    table.igemm_scratch = split_scratch<V>;
+    table.igemm = split_igemm<V>;
     table.winograd_scratch = winograd_scratch<V>;
     table.winograd = winograd<V>;
   } else {

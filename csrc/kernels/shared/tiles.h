@@ -137,7 +137,7 @@ void finish(const IgemmParams& p, int64_t m, int64_t rows, const uint8_t* sums, 
 
 template <class V, class T>
 void igemm_tiles(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, int64_t panel1, uint8_t* scratch) {
-  static_assert(V::kLanes * 4 == kTileBytes && V::kPanelVectors == 4 && !V::kWidens, "panels are rows of tiles");
+  static_assert(V::kLanes * 4 == kTileBytes && V::kPanelVectors == 4 && !V::kSplits, "panels are rows of tiles");
   if (p.order) return igemm_ordered<V>(p, m0, m1, panel0, panel1, scratch);
   const TileSteps steps(p);
   const int64_t groups = ceil_div(p.kc, 4), panel_cols = V::kPanelVectors * V::kLanes;
