@@ -139,9 +139,12 @@ struct Avx2 {
     store_16(p, _mm256_permute2x128_si256(low, high, 0x20));
     store_16(p + 32, _mm256_permute2x128_si256(low, high, 0x31));
   }
-  // Sums of neighbouring products; they fit.
-  static I16 multiply_split(U8 magnitudes, U8 signs, U8 w) {
-    return _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(w, signs));
+  // Sums of neighbouring products; they fit. Weights come from memory with the flip: compilers would load them once for
+  // all rows, which takes registers.
+  static I16 multiply_split(U8 magnitudes, U8 signs, const uint8_t* w) {
+    __m256i flipped;
+    __asm__("vpxor %2, %1, %0" : "=x"(flipped) : "x"(signs), "m"(*reinterpret_cast<const __m256i*>(w)));
+    return _mm256_maddubs_epi16(magnitudes, flipped);
   }
   static I32 add_pairs(I32 acc, I16 sums) { return accumulate(acc, sums, _mm256_set1_epi16(1)); }
   // Whether products of two groups of weights must not be added in 16 bits.

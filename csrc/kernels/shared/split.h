@@ -10,26 +10,23 @@
 // eight terms of eight. The magnitudes of the four weights that meet in such a sum may come to 252 at most, as
 // 128 * (252 + 4) = 2^15. In networks few do not; those groups are found first, and not added to others.
 //
-// Rows of A are split once per chunk, eight bytes for a group: magnitudes, then signs.
+// Rows of A are split once per chunk, eight bytes for a group: magnitudes, then signs. Two panels are multiplied at a
+// time, few rows of them, with weights from memory: what a core has too little of is instructions, and broadcasts of A
+// are an eighth of them that way. On Zen 3 a tile makes 99 products a nanosecond (pairs: 92), one panel's four rows 92
+// (88), and the saturating product, inexact, 98.
 #pragma once
 #include "igemm.h"
 
 namespace zeropoint {
 namespace {
 
-constexpr int kQuadRows = 3;           // of a register tile with quads: sums, four vectors of weights, what is added
-constexpr int64_t kFewRows = 12;       // up to which looking for quads does not pay
-constexpr int64_t kSliceGroups = 256;  // of a panel: 16 KB of L1
+constexpr int kQuadRows = 2, kPairRows = 3;  // of a register tile
+constexpr int64_t kSplitRows = 6;            // whole tiles of both kinds
+constexpr int64_t kFewRows = 16;             // up to which looking for quads does not pay
+constexpr int64_t kSliceGroups = 128;        // of two panels: 16 KB of L1
+constexpr int64_t kRareCrowd = 24;           // steps for one that is no quad, at least: leaving the loop costs as many
 constexpr int64_t kMostSplitRows = 96, kSplitBytes = 196608;  // of a chunk; its split A stays in L2
 constexpr int64_t kGroupBytes = 8;                            // of A, split
-
-template <class V, int MR, int NV>
-__attribute__((always_inline)) inline void store_sums(const typename V::I32 (&acc)[MR][NV], int32_t* sums) {
-#pragma GCC unroll 8
-  for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) V::store_i32(sums + (r * NV + v) * V::kLanes, acc[r][v]);
-}
 
 // How many of `count` rows or tiles a chunk of at most `most` takes, so that all take about as many: whole register
 // tiles of `height`.
@@ -47,78 +44,82 @@ __attribute__((always_inline)) inline void split_terms(const uint8_t* x, int64_t
   if (i < n) V::split(V::load_first(x + i, n - i, 128), out, negative);
 }
 
-// The groups of a slice, in steps of two, that are no quads; returns how many.
-template <class V, int NV>
-int64_t find_crowded(const uint8_t* b, int64_t groups, int32_t* crowded) {
+// The groups of a slice, in steps of two, that are no quads in one of the panels, or none if they are too many.
+template <class V, int Panels, int NV>
+bool find_crowded(const uint8_t* b, int64_t panel_bytes, int64_t groups, int32_t* crowded, int64_t& count) {
   constexpr int64_t kStep = NV * V::kBytes;
-  int64_t count = 0;
+  count = 0;
   for (int64_t g = 0; g + 2 <= groups; g += 2, b += 2 * kStep) {
-    bool any = V::crowded(V::load_whole(b), V::load_whole(b + kStep));
-    if constexpr (NV == 2) any |= V::crowded(V::load_whole(b + V::kBytes), V::load_whole(b + kStep + V::kBytes));
+    bool any = false;
+#pragma GCC unroll 4
+    for (int v = 0; v < Panels * NV; ++v) {
+      const uint8_t* w = b + v / NV * panel_bytes + v % NV * V::kBytes;
+      any |= V::crowded(V::load_whole(w), V::load_whole(w + kStep));
+    }
     crowded[count] = static_cast<int32_t>(g);
     count += any;
+    if (any && count * 2 * kRareCrowd > groups) return false;
   }
-  return count;
+  return true;
 }
 
-// A slice of a panel for MR rows of split A, `stride` bytes apart. Sums, of the slices before (`first` null) or
-// beginning with the rows' first values, are in memory: in registers of a function that finishes them, too, compilers
-// would keep none of them. Quads: all groups but `crowded` are added by two.
-template <class V, int MR, int NV, bool Quads>
-[[gnu::noinline]] void split_rows(const uint8_t* a, int64_t stride, int64_t groups, const uint8_t* b,
-                                  const int32_t* crowded, int64_t count, const int32_t* first, int32_t* sums) {
+// What register tiles of a slice have in common.
+struct Slice {
+  int64_t stride, groups;  // bytes between rows of A
+  const uint8_t* b;
+  int64_t panel_bytes, panel_sums;  // from one panel to the next; of their sums, elements
+  const int32_t* crowded;
+  int64_t count;
+};
+
+// A slice of Panels panels for MR rows of split A. Sums, of the slices before (`first` null) or beginning with the
+// rows' first values, are in memory, panel by panel: in registers of a function that finishes them, too, compilers
+// would keep none of them. Quads: all groups but the crowded ones are added by two.
+template <class V, int MR, int Panels, int NV, bool Quads>
+[[gnu::noinline]] void split_rows(const Slice& slice, const uint8_t* a, const int32_t* first, int32_t* sums) {
+  constexpr int kVectors = Panels * NV;
   constexpr int64_t kStep = NV * V::kBytes;
-  typename V::I32 acc[MR][NV];
-#pragma GCC unroll 8
+  const int64_t stride = slice.stride, panel_bytes = slice.panel_bytes;
+  const auto sums_of = [&](int r, int v) __attribute__((always_inline)) {
+    return sums + v / NV * slice.panel_sums + (r * NV + v % NV) * V::kLanes;
+  };
+  typename V::I32 acc[MR][kVectors];
+#pragma GCC unroll 4
   for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v)
-      acc[r][v] = first ? V::set_i32(first[r]) : V::load_i32(sums + (r * NV + v) * V::kLanes);
-  const uint8_t* last = b + groups * kStep;
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) acc[r][v] = first ? V::set_i32(first[r]) : V::load_i32(sums_of(r, v));
+  const uint8_t *b = slice.b, *last = b + slice.groups * kStep;
   const auto pair = [&]() __attribute__((always_inline)) {
-    typename V::U8 w[NV];
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) {
-      w[v] = V::load_whole(b + v * V::kBytes);
-      if constexpr (MR > 1) V::keep(w[v]);
-    }
-    if constexpr (!Quads) prefetch_weights<kStep>(b);
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int r = 0; r < MR; ++r) {
       const typename V::U8 magnitudes = V::broadcast_a(a + r * stride), signs = V::broadcast_a(a + r * stride + 4);
-#pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) acc[r][v] = V::add_pairs(acc[r][v], V::multiply_split(magnitudes, signs, w[v]));
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const uint8_t* w = b + v / NV * panel_bytes + v % NV * V::kBytes;
+        acc[r][v] = V::add_pairs(acc[r][v], V::multiply_split(magnitudes, signs, w));
+      }
     }
     a += kGroupBytes;
     b += kStep;
   };
   if constexpr (Quads) {
-    const uint8_t* begin = b;
-    for (int64_t i = 0; i <= count; ++i) {
-      const uint8_t* end = i < count ? begin + crowded[i] * kStep : last - groups % 2 * kStep;
+    for (int64_t i = 0; i <= slice.count; ++i) {
+      const uint8_t* end = i < slice.count ? slice.b + slice.crowded[i] * kStep : last - slice.groups % 2 * kStep;
       for (; b < end; a += 2 * kGroupBytes, b += 2 * kStep) {
-        typename V::U8 w[2][NV];
-#pragma GCC unroll 2
-        for (int i = 0; i < 2; ++i)
-#pragma GCC unroll 2
-          for (int v = 0; v < NV; ++v) {
-            w[i][v] = V::load_whole(b + (i * NV + v) * V::kBytes);
-            V::keep(w[i][v]);
-          }
-#pragma GCC unroll 8
+#pragma GCC unroll 4
         for (int r = 0; r < MR; ++r) {
           const uint8_t* at = a + r * stride;
-          typename V::I16 sum[NV];
           const typename V::U8 magnitudes = V::broadcast_a(at), signs = V::broadcast_a(at + 4);
-#pragma GCC unroll 2
-          for (int v = 0; v < NV; ++v) sum[v] = V::multiply_split(magnitudes, signs, w[0][v]);
           const typename V::U8 more = V::broadcast_a(at + 8), more_signs = V::broadcast_a(at + 12);
-#pragma GCC unroll 2
-          for (int v = 0; v < NV; ++v)
-            acc[r][v] = V::add_pairs(acc[r][v], V::add_16(sum[v], V::multiply_split(more, more_signs, w[1][v])));
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; ++v) {
+            const uint8_t* w = b + v / NV * panel_bytes + v % NV * V::kBytes;
+            acc[r][v] = V::add_pairs(acc[r][v], V::add_16(V::multiply_split(magnitudes, signs, w),
+                                                          V::multiply_split(more, more_signs, w + kStep)));
+          }
         }
       }
-      if (i < count) {
+      if (i < slice.count) {
         pair();
         pair();
       }
@@ -130,7 +131,10 @@ template <class V, int MR, int NV, bool Quads>
       pair();
     }
   while (b < last) pair();
-  store_sums<V, MR, NV>(acc, sums);
+#pragma GCC unroll 4
+  for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) V::store_i32(sums_of(r, v), acc[r][v]);
 }
 
 // How a call's rows are cut into chunks, and where things are in the scratch.
@@ -139,8 +143,8 @@ struct SplitShape {
   int64_t chunk;                          // rows
   explicit SplitShape(const IgemmParams& p)
       : tap_groups(ceil_div(p.kc, 4)), groups(p.unique_taps * tap_groups), row_bytes(groups * kGroupBytes) {
-    const int64_t fit = kSplitBytes / row_bytes / kQuadRows * kQuadRows;
-    chunk = fit > kMostSplitRows ? kMostSplitRows : fit > 8 * kQuadRows ? fit : 8 * kQuadRows;
+    const int64_t fit = kSplitBytes / row_bytes / kSplitRows * kSplitRows;
+    chunk = fit > kMostSplitRows ? kMostSplitRows : fit > 4 * kSplitRows ? fit : 4 * kSplitRows;
   }
   int64_t pointer_bytes(const IgemmParams& p) const {
     return (tap_count(p) + kMaxRows * p.taps) * static_cast<int64_t>(sizeof(void*));
@@ -153,7 +157,7 @@ size_t split_scratch(const IgemmParams& p) {
   const SplitShape shape(p);
   const int64_t panel = V::kPanelVectors * V::kBytes;
   return static_cast<size_t>(shape.pointer_bytes(p) + shape.piece_bytes(p) + shape.chunk * shape.row_bytes +
-                             shape.chunk * (panel + 4) + 5 * 64);
+                             shape.chunk * (2 * panel + 4) + 5 * 64);
 }
 
 // MR rows of sums and what begins with columns.
@@ -205,43 +209,39 @@ void finish_panel(const IgemmParams& p, int64_t m, int64_t rows, const int32_t* 
   }
 }
 
-// A panel for a chunk of rows.
-template <class V, int NV>
-void split_panel(const IgemmParams& p, const SplitShape& shape, int64_t m, int64_t rows, const uint8_t* a,
-                 const int32_t* row_first, const uint8_t* panel, int64_t col, int32_t* sums) {
-  using Multiply =
-      void (*)(const uint8_t*, int64_t, int64_t, const uint8_t*, const int32_t*, int64_t, const int32_t*, int32_t*);
-  static constexpr Multiply kPairs[kMaxRows] = {split_rows<V, 1, NV, false>, split_rows<V, 2, NV, false>,
-                                                split_rows<V, 3, NV, false>, split_rows<V, 4, NV, false>,
-                                                split_rows<V, 5, NV, false>, split_rows<V, 6, NV, false>};
-  static constexpr Multiply kQuads[kQuadRows] = {split_rows<V, 1, NV, true>, split_rows<V, 2, NV, true>,
-                                                 split_rows<V, 3, NV, true>};
-  const int64_t repeats = p.taps / p.unique_taps, of_repeat = ceil_div(shape.groups, kSliceGroups);
-  const int64_t step = ceil_div(ceil_div(shape.groups, of_repeat), 2) * 2;
+// Panels, one or two, for a chunk of rows.
+template <class V, int Panels, int NV>
+void split_panels(const IgemmParams& p, const SplitShape& shape, int64_t m, int64_t rows, const uint8_t* a,
+                  const int32_t* row_first, const uint8_t* panel, int64_t panel_bytes, int64_t col, int32_t* sums) {
+  using Multiply = void (*)(const Slice&, const uint8_t*, const int32_t*, int32_t*);
+  static constexpr Multiply kPairs[kPairRows] = {
+      split_rows<V, 1, Panels, NV, false>, split_rows<V, 2, Panels, NV, false>, split_rows<V, 3, Panels, NV, false>};
+  static constexpr Multiply kQuads[kQuadRows] = {split_rows<V, 1, Panels, NV, true>,
+                                                 split_rows<V, 2, Panels, NV, true>};
   int32_t crowded[kSliceGroups / 2 + 1];
-  for (int64_t i = 0; i < repeats * of_repeat; ++i) {
-    const int64_t group = i % of_repeat * step;
-    const int64_t groups = shape.groups - group < step ? shape.groups - group : step;
-    const uint8_t *b = panel + (i / of_repeat * shape.groups + group) * NV * V::kBytes, *from = a + group * kGroupBytes;
-    int64_t count = 0;
-    bool quads = rows > kFewRows;
-    if (quads) {
-      count = find_crowded<V, NV>(b, groups, crowded);
-      quads = 8 * count < groups;
+  Slice slice = {shape.row_bytes, 0, nullptr, panel_bytes, rows * NV * V::kLanes, crowded, 0};
+  const int64_t most = rows <= kPairRows ? shape.groups : kSliceGroups;  // one tile reads it once
+  for (int64_t repeat = 0; repeat < p.taps / p.unique_taps; ++repeat)
+    for (int64_t group = 0; group < shape.groups; group += most) {
+      slice.groups = shape.groups - group < most ? shape.groups - group : most;
+      slice.b = panel + (repeat * shape.groups + group) * NV * V::kBytes;
+      const bool quads =
+          rows > kFewRows && find_crowded<V, Panels, NV>(slice.b, panel_bytes, slice.groups, crowded, slice.count);
+      const bool begin = repeat == 0 && group == 0;
+      const Tiling tiling(rows, false, quads ? kQuadRows : kPairRows);
+      const uint8_t* from = a + group * kGroupBytes;
+      const int32_t* first = row_first;
+      int32_t* to = sums;
+      for (int64_t t = 0; t < tiling.count; ++t) {
+        const int height = tiling.rows(t);
+        (quads ? kQuads : kPairs)[height - 1](slice, from, begin ? first : nullptr, to);
+        first += height;
+        from += height * shape.row_bytes;
+        to += height * NV * V::kLanes;
+      }
     }
-    const Tiling tiling(rows, false, quads ? kQuadRows : kMaxRows);
-    const int32_t* row = row_first;
-    int32_t* to = sums;
-    for (int64_t t = 0; t < tiling.count; ++t) {
-      const int height = tiling.rows(t);
-      (quads ? kQuads : kPairs)[height - 1](from, shape.row_bytes, groups, b, crowded, count, i == 0 ? row : nullptr,
-                                            to);
-      row += height;
-      from += height * shape.row_bytes;
-      to += height * NV * V::kLanes;
-    }
-  }
-  finish_panel<V, NV>(p, m, rows, sums, col);
+  for (int i = 0; i < Panels; ++i)
+    finish_panel<V, NV>(p, m, rows, sums + i * slice.panel_sums, col + i * NV * V::kLanes);
 }
 
 template <class V>
@@ -253,13 +253,13 @@ void split_igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, i
   auto* pointers = reinterpret_cast<const uint8_t**>(scratch + tap_count(p) * static_cast<int64_t>(sizeof(int64_t)));
   uint8_t* gathered = scratch + shape.pointer_bytes(p);
   auto* sums = reinterpret_cast<int32_t*>(aligned(gathered + shape.piece_bytes(p)));
-  int32_t* row_first = sums + shape.chunk * panel_cols;
+  int32_t* row_first = sums + shape.chunk * 2 * panel_cols;
   uint8_t* split = aligned(reinterpret_cast<uint8_t*>(row_first + shape.chunk));
   const int64_t stride = p.pieces ? gathered_stride(p) : 0;
   tap_offsets(p, offsets);
   RowCursor cursor = p.conv ? cursor_at(*p.conv, m0) : RowCursor{};
   const Inside inside(p);
-  const int64_t step = chunk_step(m1 - m0, shape.chunk, kQuadRows);
+  const int64_t step = chunk_step(m1 - m0, shape.chunk, kSplitRows);
   for (int64_t chunk = m0; chunk < m1; chunk += step) {
     const int64_t rows = m1 - chunk < step ? m1 - chunk : step;
     if (p.pieces) gather_pieces(p, offsets, rows, cursor, gathered);
@@ -294,10 +294,21 @@ void split_igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, i
     for (int64_t panel = panel0; panel < panel1; ++panel) {
       const int64_t col = panel * panel_cols;
       const uint8_t* b = p.b + panel * panel_bytes;
-      if (p.n - col > V::kLanes)
-        split_panel<V, V::kPanelVectors>(p, shape, chunk, rows, split, row_first, b, col, sums);
-      else
-        split_panel<V, 1>(p, shape, chunk, rows, split, row_first, b, col, sums);
+      const auto multiply = [&](auto panels, auto vectors) {
+        split_panels<V, decltype(panels)::value, decltype(vectors)::value>(p, shape, chunk, rows, split, row_first, b,
+                                                                           panel_bytes, col, sums);
+      };
+      using One = std::integral_constant<int, 1>;
+      using Two = std::integral_constant<int, 2>;
+      static_assert(V::kPanelVectors == 2);
+      if (panel + 1 < panel1 && p.n - col > panel_cols + V::kLanes) {
+        multiply(Two{}, Two{});
+        ++panel;
+      } else if (p.n - col > V::kLanes) {
+        multiply(One{}, Two{});
+      } else {
+        multiply(One{}, One{});
+      }
     }
   }
 }

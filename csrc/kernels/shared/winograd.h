@@ -132,6 +132,14 @@ __attribute__((always_inline)) inline void multiply_pairs(const uint8_t* a, int6
   }
 }
 
+template <class V, int MR, int NV>
+__attribute__((always_inline)) inline void store_sums(const typename V::I32 (&acc)[MR][NV], int32_t* sums) {
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) V::store_i32(sums + (r * NV + v) * V::kLanes, acc[r][v]);
+}
+
 // M of MR tiles and one panel at one point. `start` belongs to columns, `squares` to tiles.
 template <class V, int MR, int NV>
 [[gnu::noinline]] void point_products(const uint8_t* a, int64_t a_stride, int64_t groups, const uint8_t* b,
