@@ -67,8 +67,7 @@ class Generator:
     def weight(self, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         scale = torch.rand(self.one(1, shape[0])) * 0.01 + 1e-4
         zero_point = None if self.chance(0.7) else torch.randint(-128, 128, (self.one(1, shape[0]),))
-        values = self.integers(shape, torch.int8)
-        return values // 4 if self.chance(0.5) else values, scale, zero_point
+        return self.integers(shape, torch.int8), scale, zero_point
 
     def output(self) -> tuple[list[Any], torch.dtype]:
         """scale, zero_point, quant_min, quant_max, dtype of an output."""

@@ -147,13 +147,6 @@ struct Avx2 {
     return _mm256_maddubs_epi16(magnitudes, flipped);
   }
   static I32 add_pairs(I32 acc, I16 sums) { return accumulate(acc, sums, _mm256_set1_epi16(1)); }
-  // Whether products of two groups of weights must not be added in 16 bits.
-  static bool crowded(U8 w0, U8 w1) {
-    const __m256i ones = _mm256_set1_epi8(1);
-    const __m256i sums = _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w0), ones),
-                                          _mm256_maddubs_epi16(_mm256_abs_epi8(w1), ones));
-    return _mm256_movemask_epi8(_mm256_cmpgt_epi16(sums, _mm256_set1_epi16(252))) != 0;
-  }
   // n bytes, then `fill`; reads no 32-bit word without one of them.
   static U8 load_first(const uint8_t* p, int64_t n, uint8_t fill) {
     const __m256i count = _mm256_set1_epi32(static_cast<int32_t>(n));

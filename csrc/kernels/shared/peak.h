@@ -1,4 +1,4 @@
-// The dot product alone (where A is split, a quad of split.h), on registers: what `benchmarks/kernels`
+// The dot product alone (where A is split, that of split.h), on registers: what `benchmarks/kernels`
 // divides by. Ten independent chains cover the latency of the instruction on every CPU we know of.
 #pragma once
 #include "../kernel_table.h"
@@ -24,7 +24,7 @@ int32_t dot_peak(int64_t iterations) {
     for (int i = 0; i < kPeakChains; ++i) {
       V::keep(a);  // else a product of constants would be computed once
       if constexpr (V::kSplits)
-        acc[i] = V::add_pairs(acc[i], V::add_16(V::multiply_split(a, b, weights), V::multiply_split(b, a, weights)));
+        acc[i] = V::add_pairs(acc[i], V::multiply_split(a, b, weights));
       else
         acc[i] = V::dot(acc[i], a, b);
       V::keep(acc[i]);

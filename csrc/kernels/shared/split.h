@@ -6,25 +6,18 @@
 // belong to rows; the 128, times the sum of w, to columns, where the zero point is as well (PackedHeader::a_offset).
 // Weights are multiplied as they lie in memory, and flipped on the way.
 //
-// Quads: the sums of two groups of four terms are added before they become 32 bits, which leaves seven operations for
-// eight terms of eight. The magnitudes of the four weights that meet in such a sum may come to 252 at most, as
-// 128 * (252 + 4) = 2^15. In networks few do not; those groups are found first, and not added to others.
-//
-// Rows of A are split once per chunk, eight bytes for a group: magnitudes, then signs. Two panels are multiplied at a
-// time, few rows of them, with weights from memory: what a core has too little of is instructions, and broadcasts of A
-// are an eighth of them that way. On Zen 3 a tile makes 99 products a nanosecond (pairs: 92), one panel's four rows 92
-// (88), and the saturating product, inexact, 98.
+// Rows of A are split once per chunk, eight bytes for a group of four terms: magnitudes, then signs. Two panels are
+// multiplied at a time, few rows of them, with weights from memory: what a core has too little of is instructions, and
+// broadcasts of A are an eighth of them that way. On Zen 3 such a tile makes 92 products a nanosecond, one of one panel
+// and four rows 88; the saturating product, inexact, 98.
 #pragma once
 #include "igemm.h"
 
 namespace zeropoint {
 namespace {
 
-constexpr int kQuadRows = 2, kPairRows = 3;  // of a register tile
-constexpr int64_t kSplitRows = 6;            // whole tiles of both kinds
-constexpr int64_t kFewRows = 16;             // up to which looking for quads does not pay
-constexpr int64_t kSliceGroups = 128;        // of two panels: 16 KB of L1
-constexpr int64_t kRareCrowd = 24;           // steps for one that is no quad, at least: leaving the loop costs as many
+constexpr int kSplitRows = 3;          // of a register tile: twelve sums, two registers of A, one of products, ones
+constexpr int64_t kSliceGroups = 128;  // of two panels: 16 KB of L1
 constexpr int64_t kMostSplitRows = 96, kSplitBytes = 196608;  // of a chunk; its split A stays in L2
 constexpr int64_t kGroupBytes = 8;                            // of A, split
 
@@ -44,38 +37,17 @@ __attribute__((always_inline)) inline void split_terms(const uint8_t* x, int64_t
   if (i < n) V::split(V::load_first(x + i, n - i, 128), out, negative);
 }
 
-// The groups of a slice, in steps of two, that are no quads in one of the panels, or none if they are too many.
-template <class V, int Panels, int NV>
-bool find_crowded(const uint8_t* b, int64_t panel_bytes, int64_t groups, int32_t* crowded, int64_t& count) {
-  constexpr int64_t kStep = NV * V::kBytes;
-  count = 0;
-  for (int64_t g = 0; g + 2 <= groups; g += 2, b += 2 * kStep) {
-    bool any = false;
-#pragma GCC unroll 4
-    for (int v = 0; v < Panels * NV; ++v) {
-      const uint8_t* w = b + v / NV * panel_bytes + v % NV * V::kBytes;
-      any |= V::crowded(V::load_whole(w), V::load_whole(w + kStep));
-    }
-    crowded[count] = static_cast<int32_t>(g);
-    count += any;
-    if (any && count * 2 * kRareCrowd > groups) return false;
-  }
-  return true;
-}
-
 // What register tiles of a slice have in common.
 struct Slice {
   int64_t stride, groups;  // bytes between rows of A
   const uint8_t* b;
   int64_t panel_bytes, panel_sums;  // from one panel to the next; of their sums, elements
-  const int32_t* crowded;
-  int64_t count;
 };
 
 // A slice of Panels panels for MR rows of split A. Sums, of the slices before (`first` null) or beginning with the
 // rows' first values, are in memory, panel by panel: in registers of a function that finishes them, too, compilers
-// would keep none of them. Quads: all groups but the crowded ones are added by two.
-template <class V, int MR, int Panels, int NV, bool Quads>
+// would keep none of them.
+template <class V, int MR, int Panels, int NV>
 [[gnu::noinline]] void split_rows(const Slice& slice, const uint8_t* a, const int32_t* first, int32_t* sums) {
   constexpr int kVectors = Panels * NV;
   constexpr int64_t kStep = NV * V::kBytes;
@@ -102,29 +74,6 @@ template <class V, int MR, int Panels, int NV, bool Quads>
     a += kGroupBytes;
     b += kStep;
   };
-  if constexpr (Quads) {
-    for (int64_t i = 0; i <= slice.count; ++i) {
-      const uint8_t* end = i < slice.count ? slice.b + slice.crowded[i] * kStep : last - slice.groups % 2 * kStep;
-      for (; b < end; a += 2 * kGroupBytes, b += 2 * kStep) {
-#pragma GCC unroll 4
-        for (int r = 0; r < MR; ++r) {
-          const uint8_t* at = a + r * stride;
-          const typename V::U8 magnitudes = V::broadcast_a(at), signs = V::broadcast_a(at + 4);
-          const typename V::U8 more = V::broadcast_a(at + 8), more_signs = V::broadcast_a(at + 12);
-#pragma GCC unroll 4
-          for (int v = 0; v < kVectors; ++v) {
-            const uint8_t* w = b + v / NV * panel_bytes + v % NV * V::kBytes;
-            acc[r][v] = V::add_pairs(acc[r][v], V::add_16(V::multiply_split(magnitudes, signs, w),
-                                                          V::multiply_split(more, more_signs, w + kStep)));
-          }
-        }
-      }
-      if (i < slice.count) {
-        pair();
-        pair();
-      }
-    }
-  }
   if constexpr (MR == 1)  // which is bound by the number of instructions
     while (b + kStep < last) {
       pair();
@@ -214,27 +163,22 @@ template <class V, int Panels, int NV>
 void split_panels(const IgemmParams& p, const SplitShape& shape, int64_t m, int64_t rows, const uint8_t* a,
                   const int32_t* row_first, const uint8_t* panel, int64_t panel_bytes, int64_t col, int32_t* sums) {
   using Multiply = void (*)(const Slice&, const uint8_t*, const int32_t*, int32_t*);
-  static constexpr Multiply kPairs[kPairRows] = {
-      split_rows<V, 1, Panels, NV, false>, split_rows<V, 2, Panels, NV, false>, split_rows<V, 3, Panels, NV, false>};
-  static constexpr Multiply kQuads[kQuadRows] = {split_rows<V, 1, Panels, NV, true>,
-                                                 split_rows<V, 2, Panels, NV, true>};
-  int32_t crowded[kSliceGroups / 2 + 1];
-  Slice slice = {shape.row_bytes, 0, nullptr, panel_bytes, rows * NV * V::kLanes, crowded, 0};
-  const int64_t most = rows <= kPairRows ? shape.groups : kSliceGroups;  // one tile reads it once
+  static constexpr Multiply kRows[kSplitRows] = {split_rows<V, 1, Panels, NV>, split_rows<V, 2, Panels, NV>,
+                                                 split_rows<V, 3, Panels, NV>};
+  Slice slice = {shape.row_bytes, 0, nullptr, panel_bytes, rows * NV * V::kLanes};
+  const int64_t most = rows <= kSplitRows ? shape.groups : kSliceGroups;  // one tile reads it once
   for (int64_t repeat = 0; repeat < p.taps / p.unique_taps; ++repeat)
     for (int64_t group = 0; group < shape.groups; group += most) {
       slice.groups = shape.groups - group < most ? shape.groups - group : most;
       slice.b = panel + (repeat * shape.groups + group) * NV * V::kBytes;
-      const bool quads =
-          rows > kFewRows && find_crowded<V, Panels, NV>(slice.b, panel_bytes, slice.groups, crowded, slice.count);
       const bool begin = repeat == 0 && group == 0;
-      const Tiling tiling(rows, false, quads ? kQuadRows : kPairRows);
+      const Tiling tiling(rows, false, kSplitRows);
       const uint8_t* from = a + group * kGroupBytes;
       const int32_t* first = row_first;
       int32_t* to = sums;
       for (int64_t t = 0; t < tiling.count; ++t) {
         const int height = tiling.rows(t);
-        (quads ? kQuads : kPairs)[height - 1](slice, from, begin ? first : nullptr, to);
+        kRows[height - 1](slice, from, begin ? first : nullptr, to);
         first += height;
         from += height * shape.row_bytes;
         to += height * NV * V::kLanes;

@@ -70,7 +70,7 @@ constexpr KernelTable make_table(const char* name) {
       .gru_gates = gru_gates<V>,
       .rnn_gates = rnn_gates<V>,
       .dot_peak = dot_peak<V>,
-      .dot_peak_ops = int64_t{2} * kPeakChains * V::kLanes * (V::kSplits ? 8 : 4),
+      .dot_peak_ops = int64_t{2} * kPeakChains * V::kLanes * 4,
   };
   if constexpr (V::kSplits) {
     table.igemm_scratch = split_scratch<V>;
