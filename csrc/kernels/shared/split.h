@@ -39,51 +39,63 @@ __attribute__((always_inline)) inline void split_terms(const uint8_t* x, int64_t
 
 // What register tiles of a slice have in common.
 struct Slice {
-  int64_t stride, groups;  // bytes between rows of A
-  const uint8_t* b;
-  int64_t panel_bytes, panel_sums;  // from one panel to the next; of their sums, elements
+  int64_t stride, groups;         // bytes between rows of A
+  const uint8_t *first, *second;  // panels
+  const int32_t* init;            // what sums begin with by column; null: they go on
 };
 
-// A slice of Panels panels for MR rows of split A. Sums, of the slices before (`first` null) or beginning with the
-// rows' first values, are in memory, panel by panel: in registers of a function that finishes them, too, compilers
-// would keep none of them.
-template <class V, int MR, int Panels, int NV>
-[[gnu::noinline]] void split_rows(const Slice& slice, const uint8_t* a, const int32_t* first, int32_t* sums) {
-  constexpr int kVectors = Panels * NV;
-  constexpr int64_t kStep = NV * V::kBytes;
-  const int64_t stride = slice.stride, panel_bytes = slice.panel_bytes;
-  const auto sums_of = [&](int r, int v) __attribute__((always_inline)) {
-    return sums + v / NV * slice.panel_sums + (r * NV + v % NV) * V::kLanes;
-  };
-  typename V::I32 acc[MR][kVectors];
+// A slice of a panel of First vectors and one of Second, or none, for tiles of MR rows of split A. Sums, of the slices
+// before or beginning with the rows' first values, are in memory, panel by panel: in registers of a function that
+// finishes them, too, compilers would keep none of them.
+template <class V, int MR, int First, int Second>
+[[gnu::noinline]] void split_rows(const Slice& slice, int64_t tiles, const uint8_t* rows, const int32_t* first,
+                                  int32_t* sums, int32_t* others) {
+  constexpr int kVectors = First + Second;
+  const int64_t stride = slice.stride, apart = slice.second - slice.first;
+  const int32_t* init = slice.init;
+  const uint8_t* last = slice.first + slice.groups * First * V::kBytes;
+  for (; tiles > 0; --tiles) {
+    const auto sums_of = [&](int r, int v) __attribute__((always_inline)) {
+      return v < First ? sums + (r * First + v) * V::kLanes : others + (r * Second + v - First) * V::kLanes;
+    };
+    typename V::I32 acc[MR][kVectors];
 #pragma GCC unroll 4
-  for (int r = 0; r < MR; ++r)
+    for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) acc[r][v] = first ? V::set_i32(first[r]) : V::load_i32(sums_of(r, v));
-  const uint8_t *b = slice.b, *last = b + slice.groups * kStep;
-  const auto pair = [&]() __attribute__((always_inline)) {
+      for (int v = 0; v < kVectors; ++v)
+        acc[r][v] =
+            init ? V::add_i32(V::load_i32(init + v * V::kLanes), V::set_i32(first[r])) : V::load_i32(sums_of(r, v));
+    const uint8_t *a = rows, *b = slice.first, *c = slice.second;
+    const auto group = [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 4
-    for (int r = 0; r < MR; ++r) {
-      const typename V::U8 magnitudes = V::broadcast_a(a + r * stride), signs = V::broadcast_a(a + r * stride + 4);
+      for (int r = 0; r < MR; ++r) {
+        const typename V::U8 magnitudes = V::broadcast_a(a + r * stride), signs = V::broadcast_a(a + r * stride + 4);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        const uint8_t* w = b + v / NV * panel_bytes + v % NV * V::kBytes;
-        acc[r][v] = V::add_pairs(acc[r][v], V::multiply_split(magnitudes, signs, w));
+        for (int v = 0; v < kVectors; ++v) {
+          const uint8_t* other = First == Second ? b + apart : c;  // one pointer less to move
+          const uint8_t* w = v < First ? b + v * V::kBytes : other + (v - First) * V::kBytes;
+          acc[r][v] = V::add_pairs(acc[r][v], V::multiply_split(magnitudes, signs, w));
+        }
       }
-    }
-    a += kGroupBytes;
-    b += kStep;
-  };
-  if constexpr (MR == 1)  // which is bound by the number of instructions
-    while (b + kStep < last) {
-      pair();
-      pair();
-    }
-  while (b < last) pair();
+      a += kGroupBytes;
+      b += First * V::kBytes;
+      c += Second * V::kBytes;
+    };
+    if constexpr (MR == 1)  // which is bound by the number of instructions
+      while (b + First * V::kBytes < last) {
+        group();
+        group();
+      }
+    while (b < last) group();
 #pragma GCC unroll 4
-  for (int r = 0; r < MR; ++r)
+    for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) V::store_i32(sums_of(r, v), acc[r][v]);
+      for (int v = 0; v < kVectors; ++v) V::store_i32(sums_of(r, v), acc[r][v]);
+    rows += MR * stride;
+    first += MR;
+    sums += MR * First * V::kLanes;
+    others += MR * Second * V::kLanes;
+  }
 }
 
 // How a call's rows are cut into chunks, and where things are in the scratch.
@@ -109,18 +121,15 @@ size_t split_scratch(const IgemmParams& p) {
                              shape.chunk * (2 * panel + 4) + 5 * 64);
 }
 
-// MR rows of sums and what begins with columns.
 template <class V, int MR, int NV>
-__attribute__((always_inline)) inline void whole_sums(const int32_t* sums, const int32_t* init,
-                                                      typename V::I32 (&acc)[MR][NV]) {
+__attribute__((always_inline)) inline void load_sums(const int32_t* sums, typename V::I32 (&acc)[MR][NV]) {
 #pragma GCC unroll 4
   for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v)
-      acc[r][v] = V::add_i32(V::load_i32(sums + (r * NV + v) * V::kLanes), V::load_i32(init + v * V::kLanes));
+    for (int v = 0; v < NV; ++v) acc[r][v] = V::load_i32(sums + (r * NV + v) * V::kLanes);
 }
 
-// Sums of a panel, from the rows' first values on, to bytes.
+// Sums of a panel to bytes.
 template <class V, int NV, bool Bounded, bool Plain>
 void panel_bytes(const IgemmParams& p, int64_t m, int64_t rows, const int32_t* sums, int64_t col) {
   const Epilogue& e = p.epilogue;
@@ -131,7 +140,7 @@ void panel_bytes(const IgemmParams& p, int64_t m, int64_t rows, const int32_t* s
   const auto store = [&](auto height, int64_t r) __attribute__((always_inline)) {
     constexpr int kHeight = decltype(height)::value;
     typename V::I32 acc[kHeight][NV];
-    whole_sums<V, kHeight, NV>(sums + r * NV * V::kLanes, e.init + col, acc);
+    load_sums<V, kHeight, NV>(sums + r * NV * V::kLanes, acc);
     int64_t places[kHeight];
 #pragma GCC unroll 4
     for (int i = 0; i < kHeight; ++i) places[i] = m + r + i;
@@ -153,39 +162,38 @@ void finish_panel(const IgemmParams& p, int64_t m, int64_t rows, const int32_t* 
   }
   for (int64_t r = 0; r < rows; ++r) {
     typename V::I32 acc[1][NV];
-    whole_sums<V, 1, NV>(sums + r * NV * V::kLanes, p.epilogue.init + col, acc);
+    load_sums<V, 1, NV>(sums + r * NV * V::kLanes, acc);
     store_tile<V, 1, NV>(p, {1, m + r, nullptr, nullptr, 0}, acc, col);
   }
 }
 
-// Panels, one or two, for a chunk of rows.
-template <class V, int Panels, int NV>
+// A panel of First vectors and the one after it, of Second, or none, for a chunk of rows.
+template <class V, int First, int Second>
 void split_panels(const IgemmParams& p, const SplitShape& shape, int64_t m, int64_t rows, const uint8_t* a,
-                  const int32_t* row_first, const uint8_t* panel, int64_t panel_bytes, int64_t col, int32_t* sums) {
-  using Multiply = void (*)(const Slice&, const uint8_t*, const int32_t*, int32_t*);
-  static constexpr Multiply kRows[kSplitRows] = {split_rows<V, 1, Panels, NV>, split_rows<V, 2, Panels, NV>,
-                                                 split_rows<V, 3, Panels, NV>};
-  Slice slice = {shape.row_bytes, 0, nullptr, panel_bytes, rows * NV * V::kLanes};
+                  const int32_t* row_first, const uint8_t* panel, int64_t col, int32_t* sums) {
+  using Multiply = void (*)(const Slice&, int64_t, const uint8_t*, const int32_t*, int32_t*, int32_t*);
+  static constexpr Multiply kRows[kSplitRows] = {split_rows<V, 1, First, Second>, split_rows<V, 2, First, Second>,
+                                                 split_rows<V, 3, First, Second>};
+  const uint8_t* next = panel + p.taps * shape.tap_groups * First * V::kBytes;
+  Slice slice = {shape.row_bytes, 0, nullptr, nullptr, p.epilogue.init + col};
+  int32_t* others = sums + rows * First * V::kLanes;
   const int64_t most = rows <= kSplitRows ? shape.groups : kSliceGroups;  // one tile reads it once
   for (int64_t repeat = 0; repeat < p.taps / p.unique_taps; ++repeat)
     for (int64_t group = 0; group < shape.groups; group += most) {
       slice.groups = shape.groups - group < most ? shape.groups - group : most;
-      slice.b = panel + (repeat * shape.groups + group) * NV * V::kBytes;
-      const bool begin = repeat == 0 && group == 0;
-      const Tiling tiling(rows, false, kSplitRows);
+      slice.first = panel + (repeat * shape.groups + group) * First * V::kBytes;
+      slice.second = next + (repeat * shape.groups + group) * Second * V::kBytes;
       const uint8_t* from = a + group * kGroupBytes;
-      const int32_t* first = row_first;
-      int32_t* to = sums;
-      for (int64_t t = 0; t < tiling.count; ++t) {
-        const int height = tiling.rows(t);
-        kRows[height - 1](slice, from, begin ? first : nullptr, to);
-        first += height;
-        from += height * shape.row_bytes;
-        to += height * NV * V::kLanes;
-      }
+      // Tiles of about the same height, taller ones first.
+      const int64_t count = ceil_div(rows, kSplitRows), height = rows / count, taller = rows % count;
+      const int64_t above = taller * (height + 1);
+      if (taller > 0) kRows[height](slice, taller, from, row_first, sums, others);
+      kRows[height - 1](slice, count - taller, from + above * shape.row_bytes, row_first + above,
+                        sums + above * First * V::kLanes, others + above * Second * V::kLanes);
+      slice.init = nullptr;
     }
-  for (int i = 0; i < Panels; ++i)
-    finish_panel<V, NV>(p, m, rows, sums + i * slice.panel_sums, col + i * NV * V::kLanes);
+  finish_panel<V, First>(p, m, rows, sums, col);
+  if constexpr (Second > 0) finish_panel<V, Second>(p, m, rows, others, col + First * V::kLanes);
 }
 
 template <class V>
@@ -238,20 +246,25 @@ void split_igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, i
     for (int64_t panel = panel0; panel < panel1; ++panel) {
       const int64_t col = panel * panel_cols;
       const uint8_t* b = p.b + panel * panel_bytes;
-      const auto multiply = [&](auto panels, auto vectors) {
-        split_panels<V, decltype(panels)::value, decltype(vectors)::value>(p, shape, chunk, rows, split, row_first, b,
-                                                                           panel_bytes, col, sums);
+      const auto multiply = [&](auto first, auto second) {
+        split_panels<V, decltype(first)::value, decltype(second)::value>(p, shape, chunk, rows, split, row_first, b,
+                                                                         col, sums);
       };
+      using None = std::integral_constant<int, 0>;
       using One = std::integral_constant<int, 1>;
       using Two = std::integral_constant<int, 2>;
       static_assert(V::kPanelVectors == 2);
-      if (panel + 1 < panel1 && p.n - col > panel_cols + V::kLanes) {
-        multiply(Two{}, Two{});
-        ++panel;
-      } else if (p.n - col > V::kLanes) {
-        multiply(One{}, Two{});
+      const int64_t vectors = ceil_div(p.n - col, V::kLanes);
+      if (vectors == 1) {
+        multiply(One{}, None{});
+      } else if (vectors == 2 || panel + 1 == panel1) {
+        multiply(Two{}, None{});
       } else {
-        multiply(One{}, One{});
+        if (vectors == 3)
+          multiply(Two{}, One{});
+        else
+          multiply(Two{}, Two{});
+        ++panel;
       }
     }
   }
