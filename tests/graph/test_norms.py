@@ -212,7 +212,7 @@ def test_pairs_have_four_bits():
 
 def test_weights_only_errors():
     model = nn.Linear(64, 8)
-    with pytest.raises(QuantizationError, match="weight_bits"):
+    with pytest.raises(QuantizationError, match="got dynamic and weight_bits; give one"):
         zp.quantize(model, dynamic=True, weight_bits=4)
     with pytest.raises(QuantizationError, match="weight_bits"):
         zp.quantize(model, [torch.randn(2, 64)], example=torch.randn(2, 64))

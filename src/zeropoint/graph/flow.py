@@ -204,10 +204,12 @@ def quantize(
     """
     if not isinstance(model, nn.Module):
         raise QuantizationError(f"quantize: the model must be an nn.Module, got {type(model).__name__}")
-    if dynamic + (calibration is not None) + (weight_bits is not None) != 1:
+    chosen = {"calibration": calibration is not None, "dynamic": dynamic, "weight_bits": weight_bits is not None}
+    if sum(chosen.values()) != 1:
+        given = " and ".join(name for name, there in chosen.items() if there)
         raise QuantizationError(
-            "quantize: give calibration inputs for static quantization, or dynamic=True for ranges at run time, or weight_bits=4 "
-            "or 8 for weights only"
+            f"quantize: got {given or 'none of them'}; give one: calibration inputs for static quantization, dynamic=True for ranges "
+            "at run time (with example= inputs for a program), or weight_bits=4 or 8 for weights only"
         )
     if calibration is None:
         if qconfig is not None:
