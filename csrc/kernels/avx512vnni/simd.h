@@ -41,6 +41,7 @@ struct Avx512Vnni {
   static constexpr int kLanes = 16;
   static constexpr int kPanelVectors = 4;
   static constexpr bool kSplits = false;
+  static constexpr int64_t kLookupBytes = 0;
   static constexpr int kHalfLanes = 8;
   using DwInput = __m512i;
   static constexpr int kDwBytes = 64;

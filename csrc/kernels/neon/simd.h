@@ -19,6 +19,7 @@ struct Neon {
   static constexpr int kLanes = 4;
   static constexpr int kPanelVectors = 4;
   static constexpr bool kSplits = false;
+  static constexpr int64_t kLookupBytes = 16;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
   static constexpr bool kJoins = false;
@@ -173,6 +174,20 @@ struct Neon {
   }
   static U8 max_u8(U8 a, U8 b) { return vmaxq_u8(a, b); }
   static U8 flip(U8 bytes, uint8_t mask) { return veorq_u8(bytes, vdupq_n_u8(mask)); }
+  // `n` bytes, whole blocks: the table is in sixteen registers, of which an instruction looks at four.
+  static void lookup_blocks(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out) {
+    const uint8x16x4_t quarters[4] = {vld1q_u8_x4(table), vld1q_u8_x4(table + 64), vld1q_u8_x4(table + 128),
+                                      vld1q_u8_x4(table + 192)};
+    for (int64_t i = 0; i < n; i += kLookupBytes) {
+      uint8x16_t at = vld1q_u8(x + i), found = vqtbl4q_u8(quarters[0], at);
+#pragma GCC unroll 3
+      for (int q = 1; q < 4; ++q) {
+        at = vsubq_u8(at, vdupq_n_u8(64));
+        found = vqtbx4q_u8(found, quarters[q], at);
+      }
+      vst1q_u8(out + i, found);
+    }
+  }
   static U8 lookup(U8 bytes, const uint8_t* table) {
     uint8_t b[16];
     vst1q_u8(b, bytes);

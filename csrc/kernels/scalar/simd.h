@@ -23,6 +23,7 @@ struct Scalar {
   static constexpr int kLanes = 4;
   static constexpr int kPanelVectors = 2;
   static constexpr bool kSplits = false;
+  static constexpr int64_t kLookupBytes = 0;
   static constexpr int kHalfLanes = 0;
   static constexpr bool kGathers = false;
   static constexpr bool kJoins = false;

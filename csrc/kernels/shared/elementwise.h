@@ -106,8 +106,15 @@ void rotate_row(const float* __restrict x, const float* __restrict cos, const fl
   for (int64_t i = half; i < n; ++i) out[i] = x[i] * cos[i] + x[i - half] * sin[i];
 }
 
-[[maybe_unused]] void lookup(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = table[x[i]];
+// x may be `out`.
+template <class V>
+void lookup(const uint8_t* x, int64_t n, const uint8_t* table, uint8_t* out) {
+  int64_t i = 0;
+  if constexpr (V::kLookupBytes > 0) {
+    i = n / V::kLookupBytes * V::kLookupBytes;
+    if (i > 0) V::lookup_blocks(x, i, table, out);
+  }
+  for (; i < n; ++i) out[i] = table[x[i]];
 }
 
 // A line of `n` pixels, `step` bytes apart, of each of the channels, `plane` bytes apart, to channels side by side.

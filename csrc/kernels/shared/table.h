@@ -49,7 +49,7 @@ constexpr KernelTable make_table(const char* name) {
       .add_f32 = add_f32,
       .rotate_row = rotate_row,
       .silu_mul = silu_mul<V>,
-      .lookup = lookup,
+      .lookup = lookup<V>,
       .interleave_planes = interleave_planes,
       .mix_pixels = mix_pixels,
       .mix_rows = mix_rows,
