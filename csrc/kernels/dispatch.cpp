@@ -14,7 +14,7 @@ namespace {
 // Tables are put together here, in code for any CPU: an instruction set's object holds constants and kernels.
 #ifdef ZEROPOINT_X86
 KernelTable with_lookup(KernelTable table) {
-  if (cpu_features().avx512vbmi) table.lookup = lookup_avx512vbmi;
+  table.lookup = cpu_features().avx512vbmi ? lookup_avx512vbmi : kAvx2Table.lookup;
   return table;
 }
 
