@@ -95,11 +95,10 @@ Argument read_argument(Reader& reader, const std::vector<std::string>& names, in
 }
 
 Instruction read_instruction(Reader& reader, const std::vector<std::string>& names, int64_t values) {
-  static const std::map<std::string, Instruction::Kind> kIntegers = {{"int::size", Instruction::Kind::kSize},
-                                                                     {"int::add", Instruction::Kind::kAdd},
-                                                                     {"int::sub", Instruction::Kind::kSub},
-                                                                     {"int::mul", Instruction::Kind::kMul},
-                                                                     {"int::floordiv", Instruction::Kind::kFloorDiv}};
+  static const std::map<std::string, Instruction::Kind> kIntegers = {
+      {"int::size", Instruction::Kind::kSize},         {"int::add", Instruction::Kind::kAdd},
+      {"int::sub", Instruction::Kind::kSub},           {"int::mul", Instruction::Kind::kMul},
+      {"int::floordiv", Instruction::Kind::kFloorDiv}, {"int::mod", Instruction::Kind::kMod}};
   Instruction instruction;
   const std::string name = names[static_cast<size_t>(reader.below(static_cast<int64_t>(names.size()), "operator"))];
   instruction.returns_list = reader.below(2, "kind of result") != 0;
@@ -175,6 +174,7 @@ StableIValue to_stack(const Values& values, const Argument& a) {
 
 int64_t floor_div(int64_t a, int64_t b) {
   ZP_REQUIRE(b != 0, "program: division of a size by 0");
+  if (b == -1) return static_cast<int64_t>(0 - static_cast<uint64_t>(a));  // of the least integer, a processor's trap
   return a / b - (a % b != 0 && (a < 0) != (b < 0));
 }
 
@@ -321,6 +321,11 @@ void Program::execute(size_t i, Values& values, const Plan* plan, EpilogueCache*
       return integer(static_cast<int64_t>(number(0) * number(1)));
     case Instruction::Kind::kFloorDiv:
       return integer(floor_div(Read<int64_t>::from(values, a[0]), Read<int64_t>::from(values, a[1])));
+    case Instruction::Kind::kMod:  // of the divisor's sign, as in Python
+      return integer(static_cast<int64_t>(
+          number(0) -
+          static_cast<uint64_t>(floor_div(Read<int64_t>::from(values, a[0]), Read<int64_t>::from(values, a[1]))) *
+              number(1)));
     case Instruction::Kind::kNative:
     case Instruction::Kind::kDispatched:
       break;

@@ -18,6 +18,7 @@ struct Instruction {
     kSub,
     kMul,
     kFloorDiv,
+    kMod,
   };
   Kind kind;
   NativeOperator native;

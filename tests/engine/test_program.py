@@ -1,6 +1,7 @@
 """Programs by hand, and what the native engine does with code that is none."""
 
 import gc
+import operator
 import random
 
 import pytest
@@ -146,3 +147,42 @@ def test_programs_that_are_collected_while_a_graph_is_traced_leave_no_trace():
 
     graph = make_fx(traced)(torch.randn(2))
     assert [str(n.target) for n in graph.graph.nodes if n.op == "call_function"] == ["aten.add.Tensor"]
+
+
+def chosen(graph, y, index):
+    return graph.call_function(torch.ops.aten.select.int, (y, 0, index))
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "floordiv", "mod"])
+def test_integers(name):
+    """As Python computes them, of both signs."""
+    function, divisors, y = getattr(operator, name), (3, -3), torch.arange(64)
+
+    def integers(g, x, y):
+        size = g.call_function(torch.ops.aten.sym_size.int, (x, 0))
+        return [chosen(g, y, g.call_function(function, (size, divisor))) for divisor in divisors]
+
+    module = ProgramModule(program_of(integers))
+    assert module.engine == "native"
+    for n in (1, 6, 8):
+        assert [r.item() for r in module(torch.zeros(n), y)] == [function(n, d) % 64 for d in divisors]
+
+
+@pytest.mark.parametrize("function", [operator.floordiv, operator.mod])
+@pytest.mark.parametrize("divisor", [0, -1])
+def test_integers_that_trap(function, divisor):
+    """-2^63 by -1 and anything by 0 stop a processor, not the program."""
+
+    def trap(g, x, y):
+        size = g.call_function(torch.ops.aten.sym_size.int, (x, 0))
+        for factor in (2**31, 2**31, -2):
+            size = g.call_function(operator.mul, (size, factor))
+        return [chosen(g, y, g.call_function(function, (size, divisor)))]
+
+    module = ProgramModule(program_of(trap))
+    assert module.engine == "native"
+    if divisor == -1 and function is operator.mod:
+        assert module(torch.zeros(1), torch.arange(64))[0].item() == 0
+    else:
+        with pytest.raises((ValueError, RuntimeError), match="division of a size by 0|does not take what it is given"):
+            module(torch.zeros(1), torch.arange(64))

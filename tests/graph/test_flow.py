@@ -429,3 +429,28 @@ def test_what_native_code_cannot_call_runs_from_python():
 def test_errors(run, message):
     with pytest.raises(QuantizationError, match=message):
         run()
+
+
+class PadsToWhole(nn.Module):
+    """As networks on patches do, by what its input's sizes leave."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 4, stride=4)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        height, width = x.shape[-2:]
+        return self.second(F.pad(x, (0, (4 - width % 4) % 4, 0, (4 - height % 4) % 4)))
+
+
+def test_padding_by_what_sizes_leave():
+    torch.manual_seed(0)
+    model = PadsToWhole().eval()
+    program = zp.quantize(model, [torch.randn(2, 3, 10, 13) for _ in range(4)])
+    assert isinstance(program, ProgramModule)
+    assert program.engine == "native"
+    for size in ((10, 13), (8, 8), (9, 15), (21, 6)):
+        x = torch.randn(3, 3, *size)
+        assert program(x).shape == model(x).shape
+        assert sqnr(model(x), program(x)) > 25

@@ -114,3 +114,26 @@ def test_dynamic():
 def test_errors(call, message):
     with pytest.raises(QuantizationError, match=message):
         call()
+
+
+class ReadsItsLayer(nn.Module):
+    """Calls one layer, and takes the floats of another."""
+
+    def __init__(self):
+        super().__init__()
+        self.called, self.read = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return nn.functional.linear(self.called(x), self.read.weight, self.read.bias.clone())
+
+
+def test_layers_that_are_never_called_stay_float():
+    torch.manual_seed(0)
+    model = ReadsItsLayer().eval()
+    inputs = [torch.randn(4, 8) for _ in range(4)]
+    quantized = zp.quantize(model, inputs, eager=True)
+    rows = {row.name: row for row in zp.report(quantized).layers}
+    assert rows["module.called"].kind == "int8"
+    assert rows["module.read"].kind == "float"
+    assert "never reach" in rows["module.read"].reason
+    assert sqnr(model(inputs[0]), quantized(inputs[0])) > 25

@@ -38,6 +38,7 @@ INTEGERS = {
     "int::sub": operator.sub,
     "int::mul": operator.mul,
     "int::floordiv": operator.floordiv,
+    "int::mod": operator.mod,
 }
 _INTEGER_NAMES = {function: name for name, function in INTEGERS.items()}
 

@@ -243,7 +243,8 @@ class Lowering(GraphBuilder):
             out = self._pool(node, x)
         elif node.target in (aten.constant_pad_nd.default, aten.pad.default):
             # Not constant_pad_nd, whose Scalar native code cannot hand to ATen.
-            out = self.call(aten.pad.default, x.node, arguments(node)["pad"], "constant", float(x.zero_point))
+            sides = fx.map_arg(arguments(node)["pad"], self.as_float)
+            out = self.call(aten.pad.default, x.node, sides, "constant", float(x.zero_point))
         elif node.target is aten.upsample_bilinear2d.vec:
             a = arguments(node)
             size = fx.map_arg(a["output_size"] or [], self.as_float)

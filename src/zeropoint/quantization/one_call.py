@@ -12,8 +12,10 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from zeropoint.errors import QuantizationError
+from zeropoint.quantization.coverage import REASON
 from zeropoint.quantization.fuse_modules import find_fusable_modules, fuse_modules
 from zeropoint.quantization.qconfig import QConfig, get_default_qconfig
+from zeropoint.quantization.quantization_mappings import get_default_static_quant_module_mappings
 from zeropoint.quantization.quantize import convert, prepare
 from zeropoint.tensor import QTensor
 
@@ -47,8 +49,26 @@ def fuse_and_convert(
             module.qconfig = None  # type: ignore[assignment]
     prepare(model, inplace=True)
     with torch.inference_mode():
-        calibrate(model)
+        _leave_uncalled_float(model, calibrate)
     return convert(model, inplace=True), fused
+
+
+def _leave_uncalled_float(model: nn.Module, calibrate: Callable[[nn.Module], None]) -> None:
+    """Calibrates; layers that saw nothing keep their floats, which their parents may read."""
+    layers = {
+        module.activation_post_process: module
+        for module in model.modules()
+        if type(module) in get_default_static_quant_module_mappings() and hasattr(module, "activation_post_process")
+    }
+    seen: set[nn.Module] = set()
+    hooks = [observer.register_forward_hook(lambda called, *_: seen.add(called)) for observer in layers]
+    calibrate(model)
+    for hook in hooks:
+        hook.remove()
+    for observer, layer in layers.items():
+        if observer not in seen:
+            layer.qconfig = None  # type: ignore[assignment]
+            setattr(layer, REASON, "the calibration inputs never reach it")
 
 
 class QuantizedModel(nn.Module):

@@ -323,7 +323,7 @@ def _convert_children(module: nn.Module, mapping: dict[type, Any], custom: dict[
 def _say_why_float(model: nn.Module, table: dict[type, Any]) -> None:
     """Leaves on each float leaf the reason, for ``zeropoint.report``."""
     for module in model.modules():
-        if any(True for child in module.children() if not is_activation_post_process(child)):
+        if any(True for child in module.children() if not is_activation_post_process(child)) or hasattr(module, REASON):
             continue
         if getattr(module, "qconfig", None) is None:
             reason = "it has no qconfig"
