@@ -55,7 +55,7 @@ def fuse_and_convert(
 
 def _leave_uncalled_float(model: nn.Module, calibrate: Callable[[nn.Module], None]) -> None:
     """Calibrates; layers that saw nothing keep their floats, which their parents may read."""
-    layers = {
+    layers: dict[Any, nn.Module] = {
         module.activation_post_process: module
         for module in model.modules()
         if type(module) in get_default_static_quant_module_mappings() and hasattr(module, "activation_post_process")
