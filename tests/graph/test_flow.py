@@ -454,3 +454,25 @@ def test_padding_by_what_sizes_leave():
         x = torch.randn(3, 3, *size)
         assert program(x).shape == model(x).shape
         assert sqnr(model(x), program(x)) > 25
+
+
+class DividesByLength(nn.Module):
+    """As cosine attention does with its keys."""
+
+    def __init__(self):
+        super().__init__()
+        self.keys = nn.Linear(16, 16)
+
+    def forward(self, x):
+        return F.normalize(self.keys(x), dim=-1)
+
+
+def test_biases_of_zero_stay():
+    torch.manual_seed(0)
+    model = DividesByLength().eval()
+    nn.init.zeros_(model.keys.bias)
+    program = zp.quantize(model, [torch.randn(8, 16) + 1 for _ in range(4)])
+    rows = torch.randn(4, 16) + 1
+    rows[1] = 0
+    assert torch.equal(program(rows)[1], torch.zeros(16))
+    assert sqnr(model(rows), program(rows)) > 25

@@ -199,7 +199,8 @@ class Lowering(GraphBuilder):
         """The bias, plus what rounding the weight takes from the mean of each output channel.
 
         Bias correction (Nagel et al., 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction") with
-        the means of the calibration inputs; padding is taken to have the mean of the rest.
+        the means of the calibration inputs; padding is taken to have the mean of the rest. A bias of exactly 0 is no
+        accident and stays: keys of Swin V2 have one, so that padding has no key, and are divided by their length.
         """
         weight = constant_of(self.module, a["weight"])
         assert weight is not None
@@ -211,7 +212,7 @@ class Lowering(GraphBuilder):
         by_group = means.reshape(groups, 1, -1).expand(-1, lost.shape[0] // groups, -1).flatten(0, 1)
         bias = constant_of(self.module, a["bias"])
         correction = (lost * by_group).sum(1)
-        return (correction if bias is None else bias.double() + correction).float()
+        return (correction if bias is None else torch.where(bias == 0, 0.0, bias.double() + correction)).float()
 
     def _table(self, node: fx.Node) -> None:
         found = unary_function(self.module, node)
