@@ -306,6 +306,7 @@ void Program::execute(size_t i, Values& values, const Plan* plan, EpilogueCache*
   const auto integer = [&](int64_t value) { values.integers[static_cast<size_t>(instruction.results[0])] = value; };
   // Sizes wrap around rather than overflow; ATen and the operators reject what is no size.
   const auto number = [&](size_t n) { return static_cast<uint64_t>(Read<int64_t>::from(values, a[n])); };
+  const auto quotient = [&] { return floor_div(Read<int64_t>::from(values, a[0]), Read<int64_t>::from(values, a[1])); };
   switch (instruction.kind) {
     case Instruction::Kind::kSize: {
       const Tensor& t = Read<Tensor>::from(values, a[0]);
@@ -320,12 +321,9 @@ void Program::execute(size_t i, Values& values, const Plan* plan, EpilogueCache*
     case Instruction::Kind::kMul:
       return integer(static_cast<int64_t>(number(0) * number(1)));
     case Instruction::Kind::kFloorDiv:
-      return integer(floor_div(Read<int64_t>::from(values, a[0]), Read<int64_t>::from(values, a[1])));
+      return integer(quotient());
     case Instruction::Kind::kMod:  // of the divisor's sign, as in Python
-      return integer(static_cast<int64_t>(
-          number(0) -
-          static_cast<uint64_t>(floor_div(Read<int64_t>::from(values, a[0]), Read<int64_t>::from(values, a[1]))) *
-              number(1)));
+      return integer(static_cast<int64_t>(number(0) - static_cast<uint64_t>(quotient()) * number(1)));
     case Instruction::Kind::kNative:
     case Instruction::Kind::kDispatched:
       break;

@@ -169,12 +169,12 @@ void put_depthwise(const PackedHeader& h, uint8_t* data, int64_t channel, int64_
   }
 }
 
-}  // namespace
-
 // Only the implicit GEMM takes something off.
-static int32_t offset_of(PackKind kind, const KernelTable& table) {
+int32_t offset_of(PackKind kind, const KernelTable& table) {
   return kind == PackKind::kDepthwise || kind == PackKind::kWinograd ? 0 : table.a_offset;
 }
+
+}  // namespace
 
 PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& table) {
   int32_t lowest = 0, highest = 0;

@@ -183,6 +183,30 @@ inline void gathered_pointers(const IgemmParams& p, const uint8_t* gathered, int
     for (int r = 0; r < rows; ++r) pointers[t * kMaxRows + r] = gathered + r * stride;
 }
 
+// f(row, pointers) for the `rows` rows from m on, which the cursor is moved past: tap t is at pointers[t * kMaxRows].
+// `pieces` has room for their pieces, if they have any.
+template <class F>
+__attribute__((always_inline)) inline void each_row(const IgemmParams& p, const Inside& inside, const int64_t* offsets,
+                                                    int64_t m, int64_t rows, RowCursor& cursor,
+                                                    const uint8_t** pointers, uint8_t* pieces, const F& f) {
+  const int64_t stride = p.pieces ? gathered_stride(p) : 0;
+  if (p.pieces) gather_pieces(p, offsets, rows, cursor, pieces);
+  for (int64_t first = 0; first < rows; first += kMaxRows) {
+    const int count = static_cast<int>(rows - first < kMaxRows ? rows - first : kMaxRows);
+    if (p.pieces)
+      gathered_pointers(p, pieces + first * stride, stride, count, pointers);
+    else
+      row_pointers(p, inside, offsets, m + first, count, cursor, pointers);
+    for (int r = 0; r < count; ++r) f(first + r, pointers + r);
+  }
+}
+
+// How many of `count` rows or tiles a chunk of at most `most` takes, so that all take about as many: whole register
+// tiles of `height`.
+inline int64_t chunk_step(int64_t count, int64_t most, int64_t height) {
+  return ceil_div(ceil_div(count, ceil_div(count, most)), height) * height;
+}
+
 // Splits `rows` rows into the fewest tiles of at most `most`: all of about the same height, or, as staggered ones
 // are made of halves, all but the last of kMaxRows.
 struct Tiling {

@@ -21,12 +21,6 @@ constexpr int64_t kSliceGroups = 128;  // of two panels: 16 KB of L1
 constexpr int64_t kMostSplitRows = 96, kSplitBytes = 196608;  // of a chunk; its split A stays in L2
 constexpr int64_t kGroupBytes = 8;                            // of A, split
 
-// How many of `count` rows or tiles a chunk of at most `most` takes, so that all take about as many: whole register
-// tiles of `height`.
-inline int64_t chunk_step(int64_t count, int64_t most, int64_t height) {
-  return ceil_div(ceil_div(count, ceil_div(count, most)), height) * height;
-}
-
 // Terms of a row as groups; what a row's last register has past them multiplies to 0. Adds the magnitudes of negative
 // ones. Where a register holds more groups than are left they are the next row's place, which is written after.
 template <class V>
@@ -207,41 +201,29 @@ void split_igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, i
   auto* sums = reinterpret_cast<int32_t*>(aligned(gathered + shape.piece_bytes(p)));
   int32_t* row_first = sums + shape.chunk * 2 * panel_cols;
   uint8_t* split = aligned(reinterpret_cast<uint8_t*>(row_first + shape.chunk));
-  const int64_t stride = p.pieces ? gathered_stride(p) : 0;
   tap_offsets(p, offsets);
   RowCursor cursor = p.conv ? cursor_at(*p.conv, m0) : RowCursor{};
   const Inside inside(p);
   const int64_t step = chunk_step(m1 - m0, shape.chunk, kSplitRows);
   for (int64_t chunk = m0; chunk < m1; chunk += step) {
     const int64_t rows = m1 - chunk < step ? m1 - chunk : step;
-    if (p.pieces) gather_pieces(p, offsets, rows, cursor, gathered);
     // What a row's sums begin with. Each repetition of the taps has its negative terms again.
     const auto repeats = static_cast<uint32_t>(p.taps / p.unique_taps);
-    const auto first_of = [&](int64_t m, typename V::I32 negative) {
-      const uint32_t start = p.epilogue.row_init ? static_cast<uint32_t>(p.epilogue.row_init[m]) : 0;
-      return static_cast<int32_t>(start + static_cast<uint32_t>(V::sum(negative)) * repeats);
+    const auto split_row = [&](int64_t r, const uint8_t* const* taps) {
+      uint8_t* out = split + r * shape.row_bytes;
+      typename V::I32 negative = V::set_i32(0);
+      for (int64_t t = 0; t < p.unique_taps; ++t, out += shape.tap_groups * kGroupBytes)
+        split_terms<V>(taps[t * kMaxRows], p.kc, out, negative);
+      const uint32_t start = p.epilogue.row_init ? static_cast<uint32_t>(p.epilogue.row_init[chunk + r]) : 0;
+      row_first[r] = static_cast<int32_t>(start + static_cast<uint32_t>(V::sum(negative)) * repeats);
     };
     if (!p.conv && p.unique_taps == 1) {
       for (int64_t r = 0; r < rows; ++r) {
-        typename V::I32 negative = V::set_i32(0);
-        split_terms<V>(p.a + (chunk + r) * p.a_stride, p.kc, split + r * shape.row_bytes, negative);
-        row_first[r] = first_of(chunk + r, negative);
+        const uint8_t* row = p.a + (chunk + r) * p.a_stride;
+        split_row(r, &row);
       }
     } else {
-      for (int64_t first = 0; first < rows; first += kMaxRows) {
-        const int count = static_cast<int>(rows - first < kMaxRows ? rows - first : kMaxRows);
-        if (p.pieces)
-          gathered_pointers(p, gathered + first * stride, stride, count, pointers);
-        else
-          row_pointers(p, inside, offsets, chunk + first, count, cursor, pointers);
-        for (int r = 0; r < count; ++r) {
-          uint8_t* out = split + (first + r) * shape.row_bytes;
-          typename V::I32 negative = V::set_i32(0);
-          for (int64_t t = 0; t < p.unique_taps; ++t, out += shape.tap_groups * kGroupBytes)
-            split_terms<V>(pointers[t * kMaxRows + r], p.kc, out, negative);
-          row_first[first + r] = first_of(chunk + first + r, negative);
-        }
-      }
+      each_row(p, inside, offsets, chunk, rows, cursor, pointers, gathered, split_row);
     }
     for (int64_t panel = panel0; panel < panel1; ++panel) {
       const int64_t col = panel * panel_cols;

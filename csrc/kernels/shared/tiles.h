@@ -55,27 +55,16 @@ size_t tiles_scratch(const IgemmParams& p) {
 inline void gather_rows(const IgemmParams& p, const TileSteps& steps, const int64_t* offsets, int64_t m, int64_t rows,
                         RowCursor& cursor, const uint8_t** pointers, uint8_t* pieces, uint8_t* out) {
   __builtin_memset(out, 0, static_cast<size_t>(kTileChunk * steps.count * kTileBytes));
-  const int64_t stride = p.pieces ? gathered_stride(p) : 0;
   const Inside inside(p);
-  if (p.pieces) gather_pieces(p, offsets, rows, cursor, pieces);
-  for (int64_t first = 0; first < rows; first += kMaxRows) {
-    const int count = static_cast<int>(rows - first < kMaxRows ? rows - first : kMaxRows);
-    if (p.pieces)
-      gathered_pointers(p, pieces + first * stride, stride, count, pointers);
-    else
-      row_pointers(p, inside, offsets, m + first, count, cursor, pointers);
-    for (int r = 0; r < count; ++r) {
-      const int64_t row = first + r;
-      uint8_t* block = out + (row / kTileRows * steps.count * kTileRows + row % kTileRows) * kTileBytes;
-      for (int64_t t = 0; t < p.taps; ++t)
-        for (int64_t s = 0; s < steps.of_tap; ++s) {
-          const int64_t left = p.kc - s * kTileBytes;
-          __builtin_memcpy(block + (t * steps.of_tap + s) * kTileRows * kTileBytes,
-                           pointers[t * kMaxRows + r] + s * kTileBytes,
-                           static_cast<size_t>(left < kTileBytes ? left : kTileBytes));
-        }
-    }
-  }
+  each_row(p, inside, offsets, m, rows, cursor, pointers, pieces, [&](int64_t row, const uint8_t* const* taps) {
+    uint8_t* block = out + (row / kTileRows * steps.count * kTileRows + row % kTileRows) * kTileBytes;
+    for (int64_t t = 0; t < p.taps; ++t)
+      for (int64_t s = 0; s < steps.of_tap; ++s) {
+        const int64_t left = p.kc - s * kTileBytes;
+        __builtin_memcpy(block + (t * steps.of_tap + s) * kTileRows * kTileBytes, taps[t * kMaxRows] + s * kTileBytes,
+                         static_cast<size_t>(left < kTileBytes ? left : kTileBytes));
+      }
+  });
 }
 
 // The sums of 32 rows and one or two vectors of columns, to `out` with `stride` bytes between rows.

@@ -7,7 +7,7 @@
 //           (multiply_pairs), channels 0 and 1 of a group of four with 2 and 3;
 //   output  4 * acc = A' M A. Sums wrap in int32; 4 * acc does not (plan_pack sees to it), so the shift is exact.
 #pragma once
-#include "split.h"
+#include "igemm.h"
 
 namespace zeropoint {
 namespace {

@@ -35,6 +35,7 @@ _QUANTIZED = (
 
 REASON = "_float_reason"
 """Attribute that ``convert`` leaves on a module that stays float."""
+NEVER_REACHED = "the calibration inputs never reach it"
 
 
 @dataclass(frozen=True)

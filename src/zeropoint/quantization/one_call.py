@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from zeropoint.errors import QuantizationError
-from zeropoint.quantization.coverage import REASON
+from zeropoint.quantization.coverage import NEVER_REACHED, REASON
 from zeropoint.quantization.fuse_modules import find_fusable_modules, fuse_modules
 from zeropoint.quantization.qconfig import QConfig, get_default_qconfig
 from zeropoint.quantization.quantization_mappings import get_default_static_quant_module_mappings
@@ -49,16 +49,17 @@ def fuse_and_convert(
             module.qconfig = None  # type: ignore[assignment]
     prepare(model, inplace=True)
     with torch.inference_mode():
-        _leave_uncalled_float(model, calibrate)
+        _calibrate_reached(model, calibrate)
     return convert(model, inplace=True), fused
 
 
-def _leave_uncalled_float(model: nn.Module, calibrate: Callable[[nn.Module], None]) -> None:
-    """Calibrates; layers that saw nothing keep their floats, which their parents may read."""
+def _calibrate_reached(model: nn.Module, calibrate: Callable[[nn.Module], None]) -> None:
+    """Calibrates ``model``. Layers that saw nothing keep their floats, which their parents may read."""
+    quantizable = get_default_static_quant_module_mappings()
     layers: dict[Any, nn.Module] = {
         module.activation_post_process: module
         for module in model.modules()
-        if type(module) in get_default_static_quant_module_mappings() and hasattr(module, "activation_post_process")
+        if type(module) in quantizable and hasattr(module, "activation_post_process")
     }
     seen: set[nn.Module] = set()
     hooks = [observer.register_forward_hook(lambda called, *_: seen.add(called)) for observer in layers]
@@ -68,7 +69,7 @@ def _leave_uncalled_float(model: nn.Module, calibrate: Callable[[nn.Module], Non
     for observer, layer in layers.items():
         if observer not in seen:
             layer.qconfig = None  # type: ignore[assignment]
-            setattr(layer, REASON, "the calibration inputs never reach it")
+            setattr(layer, REASON, NEVER_REACHED)
 
 
 class QuantizedModel(nn.Module):

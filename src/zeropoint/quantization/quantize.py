@@ -15,7 +15,7 @@ from zeropoint.nn import quantizable as nnquantizable
 from zeropoint.nn import quantized as nnq
 from zeropoint.nn.intrinsic import _FusedModule
 from zeropoint.nn.quantized.modules.weighted import QuantizedOutput, WeightedQuantizedModule
-from zeropoint.quantization.coverage import REASON, report
+from zeropoint.quantization.coverage import NEVER_REACHED, REASON, report
 from zeropoint.quantization.fast_path import leave_fast_path
 from zeropoint.quantization.observer import is_activation_post_process
 from zeropoint.quantization.qconfig import (
@@ -323,7 +323,9 @@ def _convert_children(module: nn.Module, mapping: dict[type, Any], custom: dict[
 def _say_why_float(model: nn.Module, table: dict[type, Any]) -> None:
     """Leaves on each float leaf the reason, for ``zeropoint.report``."""
     for module in model.modules():
-        if any(True for child in module.children() if not is_activation_post_process(child)) or hasattr(module, REASON):
+        if any(True for child in module.children() if not is_activation_post_process(child)):
+            continue
+        if getattr(module, REASON, "") == NEVER_REACHED:
             continue
         if getattr(module, "qconfig", None) is None:
             reason = "it has no qconfig"
