@@ -98,7 +98,8 @@ Instruction read_instruction(Reader& reader, const std::vector<std::string>& nam
   static const std::map<std::string, Instruction::Kind> kIntegers = {
       {"int::size", Instruction::Kind::kSize},         {"int::add", Instruction::Kind::kAdd},
       {"int::sub", Instruction::Kind::kSub},           {"int::mul", Instruction::Kind::kMul},
-      {"int::floordiv", Instruction::Kind::kFloorDiv}, {"int::mod", Instruction::Kind::kMod}};
+      {"int::floordiv", Instruction::Kind::kFloorDiv}, {"int::mod", Instruction::Kind::kMod},
+      {"int::min", Instruction::Kind::kMin},           {"int::max", Instruction::Kind::kMax}};
   Instruction instruction;
   const std::string name = names[static_cast<size_t>(reader.below(static_cast<int64_t>(names.size()), "operator"))];
   instruction.returns_list = reader.below(2, "kind of result") != 0;
@@ -324,6 +325,10 @@ void Program::execute(size_t i, Values& values, const Plan* plan, EpilogueCache*
       return integer(quotient());
     case Instruction::Kind::kMod:  // of the divisor's sign, as in Python
       return integer(static_cast<int64_t>(number(0) - static_cast<uint64_t>(quotient()) * number(1)));
+    case Instruction::Kind::kMin:
+      return integer(std::min(Read<int64_t>::from(values, a[0]), Read<int64_t>::from(values, a[1])));
+    case Instruction::Kind::kMax:
+      return integer(std::max(Read<int64_t>::from(values, a[0]), Read<int64_t>::from(values, a[1])));
     case Instruction::Kind::kNative:
     case Instruction::Kind::kDispatched:
       break;

@@ -19,6 +19,8 @@ struct Instruction {
     kMul,
     kFloorDiv,
     kMod,
+    kMin,
+    kMax,
   };
   Kind kind;
   NativeOperator native;

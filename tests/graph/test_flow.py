@@ -320,6 +320,128 @@ def test_results_are_the_callers():
     assert torch.equal(a, kept)
 
 
+class Fixed(nn.Module):
+    """Gives what does not depend on its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
+        self.register_buffer("kept", torch.ones(3))
+
+    def forward(self, x):
+        return self.norm(self.layer(x)), torch.arange(4) + 1, self.kept, self.kept.to("cpu", torch.int64)
+
+
+def test_fixed_results_are_the_callers():
+    model = Fixed().eval()
+    program = zp.quantize(model, [torch.randn(2, 4)])
+    expected = [t.clone() for t in program(torch.zeros(2, 4))]
+    for t in program(torch.zeros(2, 4)):
+        t.add_(1)
+    assert same(expected, program(torch.zeros(2, 4)))
+    assert torch.equal(model.kept, torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"calibration": [torch.ones(2, 32)]}, {"dynamic": True, "example": torch.ones(2, 32)}],
+    ids=["static", "dynamic"],
+)
+def test_a_program_does_not_follow_its_model(options):
+    """Which may be trained on."""
+    model = nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 32)).eval()
+    program, x = zp.quantize(model, **options), torch.randn(3, 32)
+    before = program(x)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(3)
+    assert torch.equal(before, program(x))
+
+
+class Contexts(nn.Module):
+    """Parts that run without gradients, or where autocast is off."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.register_buffer("shift", torch.randn(8))
+
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=False):
+            y = self.layer(x) * 2
+            z = y + 1
+        with torch.no_grad():
+            w = z.sin() + self.shift
+            with torch.autocast("cpu", enabled=False):
+                v = w.cos()
+            w = w.clone()
+            w.add_(1)
+        return y + w + v, self.layer(v)
+
+
+class Autocast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.layer(x)
+
+
+def test_parts_without_gradients_belong_to_the_program():
+    torch.manual_seed(0)
+    model, x = Contexts().eval(), torch.randn(6, 8)
+    program = zp.quantize(model, [torch.randn(6, 8) for _ in range(4)])
+    assert program.engine == "native"
+    assert all(sqnr(a, b) > 25 for a, b in zip(model(x), program(x), strict=True))
+    with pytest.raises(CaptureError, match=r"a part that runs apart.*wrap_with_autocast.*bfloat16"):
+        prepare_program(Autocast().eval(), x)
+
+
+class BroadcastSum(nn.Module):
+    """Adds one value per channel to an image, as global context does, and one row to many."""
+
+    def __init__(self):
+        super().__init__()
+        self.image, self.context, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        context = self.context(F.adaptive_avg_pool2d(x, 1))
+        return self.last(F.relu(self.image(x) + context)), self.last(context + self.image(x[:, :, :, :1]))
+
+
+def test_sums_that_broadcast():
+    torch.manual_seed(0)
+    model, x = BroadcastSum().eval(), torch.randn(2, 3, 9, 9) + 1
+    program = zp.quantize(model, [torch.randn(2, 3, 9, 9) + 1 for _ in range(4)])
+    assert [i.operator for i in program.program.body].count("zeropoint::add") == 2
+    assert all(sqnr(a, b) > 25 for a, b in zip(model(x), program(x), strict=True))
+
+
+class Sizes(nn.Module):
+    """Computes with its sizes as networks for images and sound do."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, stride=4)
+
+    def forward(self, x):
+        x = self.patches(x)
+        least = min(x.shape[2], x.shape[3])
+        return x[:, :, :least, :least], x * x.shape[3] ** 2
+
+
+def test_powers_and_bounds_of_sizes():
+    torch.manual_seed(0)
+    model = Sizes().eval()
+    program = zp.quantize(model, [torch.randn(2, 3, 16, 24) for _ in range(4)])
+    assert program.engine == "native"
+    for shape in ((1, 3, 16, 24), (3, 3, 32, 40)):
+        x = torch.randn(shape)
+        assert all(sqnr(a, b) > 25 for a, b in zip(model(x), program(x), strict=True))
+
+
 def test_views_and_inputs_as_results():
     class Views(nn.Module):
         def __init__(self):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zeropoint.engine.program import Instruction, Program, ProgramError, Register, Value, gives_list, operator_of
+from zeropoint.engine.program import Instruction, Program, ProgramError, Register, Value, fits, gives_list, operator_of
 
 __all__ = ["encode"]
 
@@ -51,6 +51,8 @@ class _Encoder:
         flag = _OPTIONAL if optional else 0
         if inner is not None and isinstance(inner, torch.NumberType) and value is not None:
             raise ProgramError(f"{instruction.operator} takes a Scalar, which native code cannot hand to ATen")
+        if kind is not None and not fits(value, kind):  # the engine takes arguments at their word
+            raise ProgramError(f"{instruction.operator}: {value!r} does not fit {kind}")
         if value is None:
             self.code.append(_NONE + flag)
         elif isinstance(value, Value):
@@ -60,8 +62,6 @@ class _Encoder:
         elif isinstance(value, bool):
             self.code += [_BOOL + flag, int(value)]
         elif isinstance(value, int) and not isinstance(inner, torch.FloatType):
-            if isinstance(inner, torch.ListType):
-                raise ProgramError(f"{instruction.operator}: a number where a list belongs")
             self.code += [_INT + flag, value]
         elif isinstance(value, (int, float)):
             self.code += [_FLOAT + flag, *struct.unpack("<q", struct.pack("<d", float(value)))]

@@ -26,7 +26,9 @@ from zeropoint.engine.program import (
     ProgramError,
     Register,
     Value,
+    fits,
     gives_list,
+    is_integer,
     operator_of,
 )
 
@@ -144,16 +146,14 @@ def _require(condition: bool, message: str) -> None:
         raise ProgramError(message)
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 class _Reader:
     def __init__(self, document: Any, tensors: dict[str, torch.Tensor]) -> None:
         _require(isinstance(document, dict), "the program is no JSON object")
         self.document, self.tensors = document, tensors
         version = document.get("version")
-        _require(version == VERSION and _is_int(version), f"the program's version is {version!r}, this reads {VERSION}")
+        _require(
+            version == VERSION and is_integer(version), f"the program's version is {version!r}, this reads {VERSION}"
+        )
         self.count = self._field("count", int)
         _require(0 <= self.count <= _MOST, f"count is {self.count}, at most {_MOST}")
         self.kinds: dict[int, type] = {}  # of what is defined so far
@@ -192,7 +192,7 @@ class _Reader:
             program.inputs.append(self._define(index, Value))
         program.body = [self._instruction(i) for i in self._list(self.document.get("body"), "body")]
         for index in self._list(self.document.get("outputs"), "outputs"):
-            _require(_is_int(index) and self.kinds.get(index) is Value, f"output {index!r} is no value")
+            _require(is_integer(index) and self.kinds.get(index) is Value, f"output {index!r} is no value")
             program.outputs.append(index)
         for name, spec, numbers in (
             ("in_spec", program.in_spec, program.inputs),
@@ -210,7 +210,7 @@ class _Reader:
         return program
 
     def _define(self, index: Any, kind: type) -> int:
-        _require(_is_int(index) and 0 <= index < self.count, f"number {index!r} is outside 0..{self.count - 1}")
+        _require(is_integer(index) and 0 <= index < self.count, f"number {index!r} is outside 0..{self.count - 1}")
         _require(index not in self.kinds, f"number {index} is defined twice")
         self.kinds[index] = kind
         return int(index)
@@ -257,7 +257,7 @@ class _Reader:
         _require(len(schema) == len(arguments), f"{name} takes {len(schema)} arguments, got {len(arguments)}")
         by_name = dict(zip((a.name for a in schema), arguments, strict=True))
         for a in schema:
-            _require(_fits(by_name[a.name], a.type), f"{name}: argument {a.name} is no {a.type}")
+            _require(fits(by_name[a.name], a.type), f"{name}: argument {a.name} is no {a.type}")
         if namespace != "zeropoint":
             return
         for key, value in by_name.items():
@@ -265,7 +265,7 @@ class _Reader:
                 _require(
                     all(not isinstance(v, int) or abs(v) <= _GEOMETRY for v in value), f"{name}: {key} is out of range"
                 )
-            elif _is_int(value):
+            elif is_integer(value):
                 _require(abs(value) < 1 << 31, f"{name}: {key} is out of range")
             if key.endswith("packed"):
                 self._check_packed(name, key, by_name)
@@ -291,7 +291,7 @@ class _Reader:
             return [self._argument(v, 1) for v in self._list(value, "an argument")]
         if isinstance(value, dict) and len(value) == 1:
             ((key, content),) = value.items()
-            if key in ("value", "integer") and _is_int(content):
+            if key in ("value", "integer") and is_integer(content):
                 kind = Value if key == "value" else Register
                 _require(self.kinds.get(content) is kind, f"{key} {content} is not defined before it is used")
                 return kind(content)
@@ -302,24 +302,3 @@ class _Reader:
                 if isinstance(found, torch.dtype if key == "dtype" else torch.memory_format):
                     return found
         raise ProgramError(f"an argument is {str(value)[:60]!r}")
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether an argument can stand for a parameter of this type of the operator's schema."""
-    if isinstance(kind, torch.OptionalType):
-        return value is None or _fits(value, kind.getElementType())
-    if isinstance(kind, torch.ListType):
-        return isinstance(value, list) and all(_fits(v, kind.getElementType()) for v in value)
-    if isinstance(kind, torch.TensorType):
-        return isinstance(value, Value)
-    if isinstance(kind, torch.BoolType):
-        return isinstance(value, bool)
-    if isinstance(kind, torch.StringType):
-        return isinstance(value, str)
-    if isinstance(kind, torch.FloatType):
-        return isinstance(value, float) or _is_int(value)
-    if isinstance(kind, torch.NumberType):
-        return isinstance(value, (int, float))
-    if isinstance(kind, (torch.IntType, torch.SymIntType)):
-        return _is_int(value) or isinstance(value, (Register, torch.dtype, torch.memory_format))
-    return value is None

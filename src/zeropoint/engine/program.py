@@ -12,7 +12,18 @@ from torch import fx
 
 from zeropoint.errors import QuantizationError
 
-__all__ = ["INTEGERS", "Instruction", "Program", "ProgramError", "Register", "Value", "gives_list", "operator_of"]
+__all__ = [
+    "INTEGERS",
+    "Instruction",
+    "Program",
+    "ProgramError",
+    "Register",
+    "Value",
+    "fits",
+    "gives_list",
+    "is_integer",
+    "operator_of",
+]
 
 
 class ProgramError(QuantizationError):
@@ -39,6 +50,8 @@ INTEGERS = {
     "int::mul": operator.mul,
     "int::floordiv": operator.floordiv,
     "int::mod": operator.mod,
+    "int::min": torch.sym_min,
+    "int::max": torch.sym_max,
 }
 _INTEGER_NAMES = {function: name for name, function in INTEGERS.items()}
 
@@ -197,6 +210,31 @@ def _content(value: torch.Tensor) -> torch.Tensor:
     return value.contiguous().reshape(-1).view(torch.uint8)
 
 
+def is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether an argument can stand for a parameter of this type of the operator's schema."""
+    if isinstance(kind, torch.OptionalType):
+        return value is None or fits(value, kind.getElementType())
+    if isinstance(kind, torch.ListType):
+        return isinstance(value, list) and all(fits(v, kind.getElementType()) for v in value)
+    if isinstance(kind, torch.TensorType):
+        return isinstance(value, Value)
+    if isinstance(kind, torch.BoolType):
+        return isinstance(value, bool)
+    if isinstance(kind, torch.StringType):
+        return isinstance(value, str)
+    if isinstance(kind, torch.FloatType):
+        return isinstance(value, float) or is_integer(value)
+    if isinstance(kind, torch.NumberType):
+        return isinstance(value, (int, float))
+    if isinstance(kind, (torch.IntType, torch.SymIntType)):
+        return is_integer(value) or isinstance(value, (Register, torch.dtype, torch.memory_format))
+    return value is None
+
+
 class _Builder:
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
@@ -235,7 +273,9 @@ class _Builder:
         return self.constants[name]
 
     def _fixed(self, value: torch.Tensor) -> Value:
-        """A constant; one that has the same bits already serves for both, as the weight of a layer that is called again."""
+        """A copy of ``value``, whose model may be trained on; one that has the same bits already serves for both, as the
+        weight of a layer that is called again.
+        """
         content = _content(value)
         sample = content[:: max(1, content.numel() // 64)].tolist()
         alike = self.by_content.setdefault((value.dtype, value.shape, value.stride(), *sample), [])
@@ -244,7 +284,7 @@ class _Builder:
                 return Value(index)
         index = self._new()
         alike.append(index)
-        self.program.constants[index] = value
+        self.program.constants[index] = value.clone()
         self.fixed.add(index)
         return Value(index)
 
@@ -253,7 +293,11 @@ class _Builder:
             known = self.values.get(value) if isinstance(value, fx.Node) else None
             if not isinstance(known, Value):
                 raise ProgramError(f"program: an output is no tensor: {value}")
-            self.program.outputs.append(known.index)
+            index = known.index
+            if index in self.fixed:  # callers own what they get, and may write to it
+                index = self._new()
+                self.program.body.append(Instruction("aten::clone", [known, None], [index], str(value)))
+            self.program.outputs.append(index)
 
     def _argument(self, value: Any) -> Any:
         if isinstance(value, fx.Node):

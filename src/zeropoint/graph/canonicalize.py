@@ -12,7 +12,7 @@ from torch import fx
 from zeropoint.graph.constants import constant_of, is_constant
 from zeropoint.graph.rewrite import Rewriter, replace_node
 
-__all__ = ["arguments", "canonicalize", "numbers"]
+__all__ = ["arguments", "canonicalize", "is_power", "numbers"]
 
 aten = torch.ops.aten
 
@@ -26,6 +26,7 @@ _IDENTITIES = {
     aten.lift_fresh_copy.default,
 }
 _COPIES = {aten.to.dtype, aten.clone.default, aten.contiguous.default}
+_CONVERSIONS = {aten.to.device, aten.to.dtype_layout}
 _PADDED_BY_NAME = {
     aten.conv1d.padding: aten.conv1d.default,
     aten.conv2d.padding: aten.conv2d.default,
@@ -74,10 +75,20 @@ def _copy_over(node: fx.Node) -> None:
     replace_node(node, source)
 
 
+def _drop_device(node: fx.Node) -> None:
+    """A conversion that names a device: every tensor of a program is on the CPU, so the dtype is all there is to it."""
+    a, value = arguments(node), node.meta.get("val")
+    dtype = a["dtype"] or (value.dtype if isinstance(value, torch.Tensor) else None)
+    if dtype is not None:
+        node.target, node.args, node.kwargs = aten.to.dtype, (a["self"], dtype, False, False, a["memory_format"]), {}
+
+
 def _drop_identities(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
+        if node.target in _CONVERSIONS:
+            _drop_device(node)
         name = str(node.target)
         if name.startswith("aten._assert") or "sym_constrain_range" in name:
             graph.erase_node(node)
@@ -116,6 +127,22 @@ def _product_of_sizes(node: fx.Node) -> None:
             one.meta["val"] = size
             result = one if i == 0 else node.graph.call_function(operator.mul, (result, one))
             result.meta["val"] = size if i == 0 else x.meta["val"].shape[: i + 1].numel()
+    replace_node(node, result)
+
+
+def is_power(node: fx.Node) -> bool:
+    """Whether the node is ``size ** 2`` and its kind, which is a product."""
+    return node.target is operator.pow and isinstance(node.args[1], int) and 1 <= node.args[1] <= 4
+
+
+def _power_of_size(node: fx.Node) -> None:
+    size, exponent = node.args
+    assert isinstance(exponent, int)
+    result = size
+    with node.graph.inserting_before(node):
+        for _ in range(exponent - 1):
+            result = node.graph.call_function(operator.mul, (result, size))
+            result.meta["val"] = result.args[0].meta["val"] * size.meta["val"]
     replace_node(node, result)
 
 
@@ -158,6 +185,8 @@ def canonicalize(module: fx.GraphModule) -> None:
             _batch_norm_of_decomposition(node)
         elif node.target is aten.sym_numel.default:
             _product_of_sizes(node)
+        elif is_power(node):
+            _power_of_size(node)
     # Also numbers drawn for nobody, as those of a layer that is made on the way and gets other weights.
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     module.recompile()

@@ -17,7 +17,10 @@ from torch.export import Dim
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
+from zeropoint.engine.program import INTEGERS
 from zeropoint.errors import QuantizationError
+from zeropoint.graph.canonicalize import is_power
+from zeropoint.graph.contexts import inline_contexts
 
 __all__ = ["CaptureError", "Captured", "capture", "in_eval_mode", "is_inplace"]
 
@@ -61,6 +64,28 @@ class _SimpleSizes(TorchFunctionMode):
                 if isinstance(size, torch.SymInt) and size.node.expr.count_ops() > self.LIMIT:
                     raise CaptureError(f"capture: a size has more than {self.LIMIT} operations: {size}")
         return result
+
+
+def _unknown_size(graph: fx.Graph) -> fx.Node | None:
+    """A size that is computed in a way that programs do not know, and that something needs."""
+    needed: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        name = str(node.target)
+        is_check = name.startswith("aten._assert") or "sym_constrain_range" in name
+        if (
+            node in needed
+            or (not is_check and isinstance(node.meta.get("val"), (torch.Tensor, list, tuple)))
+            or node.op == "output"
+        ):
+            needed.update(node.all_input_nodes)
+    for node in graph.nodes:
+        size = node.op == "call_function" and isinstance(
+            node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool)
+        )
+        known = isinstance(node.target, torch._ops.OpOverload) or node.target in INTEGERS.values() or is_power(node)
+        if size and node in needed and not known:
+            return node
+    return None
 
 
 def _doubled(leaf: Any) -> Any:
@@ -111,7 +136,12 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         names = inspect.signature(model.forward).bind(*a, **k).arguments
         try:
             with _SimpleSizes():
-                return torch.export.export(model, a, k, dynamic_shapes=_dynamic(dict(names), opened), strict=False)
+                shapes = _dynamic(dict(names), opened)
+                exported = torch.export.export(model, a, k, dynamic_shapes=shapes, strict=False)
+            unknown = _unknown_size(exported.graph)
+            if unknown is None:
+                return exported
+            reasons.append(f"a size is {unknown.meta['val']}, which programs cannot compute")
         except Exception as error:  # whatever stops export, the model can still run module by module
             reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
     raise CaptureError(f"capture: torch.export failed: {reasons[-1]}")
@@ -143,8 +173,18 @@ def _functional(node: fx.Node) -> torch._ops.OpOverload | None:
     return getattr(packet, overload, None) if packet is not None else None
 
 
-def _functionalize(exported: torch.export.ExportedProgram) -> fx.GraphModule:
+def _flat(exported: torch.export.ExportedProgram) -> fx.GraphModule:
     module = exported.module(check_guards=False)
+    inline_contexts(module)
+    for node in module.graph.nodes:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            found = f"{node.target} of {', '.join(str(a) for a in node.args if not isinstance(a, fx.Node))}"
+            raise CaptureError(f"capture: the model has a part that runs apart, and programs have none: {found}")
+    return module
+
+
+def _functionalize(exported: torch.export.ExportedProgram) -> fx.GraphModule:
+    module = _flat(exported)
     graph = module.graph
     for node in list(graph.nodes):
         if node.target in (torch.ops.aten.dropout_.default, torch.ops.aten.feature_dropout_.default):
@@ -166,7 +206,7 @@ def _functionalize(exported: torch.export.ExportedProgram) -> fx.GraphModule:
             *exported.graph_signature.user_inputs_to_mutate.values(),
         ]
         raise CaptureError(f"capture: the model writes to its state or inputs ({', '.join(changed)})")
-    return exported.module(check_guards=False)
+    return _flat(exported)
 
 
 @contextmanager

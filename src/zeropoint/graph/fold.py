@@ -17,50 +17,97 @@ __all__ = ["fold_constants", "products_to_linear"]
 aten = torch.ops.aten
 
 _FEW = 4096  # values that may be added to a program in any case
+_FACTORIES = {
+    aten.arange.default,
+    aten.arange.start,
+    aten.arange.start_step,
+    aten.eye.default,
+    aten.full.default,
+    aten.linspace.default,
+    aten.ones.default,
+    aten.scalar_tensor.default,
+    aten.zeros.default,
+}
 _PRODUCTS = (aten.matmul.default, aten.mm.default)
 
 
-def _is_foldable(node: fx.Node) -> bool:
+def _is_function(node: fx.Node) -> bool:
+    """Whether the node's results depend on its arguments alone."""
     target: Any = node.target
+    if node.op != "call_function":
+        return False
+    if target is operator.getitem:
+        return True
+    if not node.all_input_nodes:
+        return target in _FACTORIES
     return (
-        node.op == "call_function"
-        and isinstance(target, torch._ops.OpOverload)
+        isinstance(target, torch._ops.OpOverload)
         and target.namespace == "aten"
         and not target._schema.is_mutable
         and torch.Tag.nondeterministic_seeded not in target.tags
-        and bool(node.all_input_nodes)
-        and all(is_constant(n) for n in node.all_input_nodes)
     )
 
 
-def fold_constants(module: fx.GraphModule) -> None:
-    """Computes ATen's calls on fixed tensors in place: a weight that is a part or the transpose of a parameter, positions.
+class _Cones:
+    """The calls of a graph that depend on fixed tensors alone, and their values, which are computed when asked for."""
 
-    What would be larger than that which it is made of is left alone.
-    """
-    graph = module.graph
-    for node in list(graph.nodes):
-        if not _is_foldable(node):
-            continue
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self.sources: dict[fx.Node, frozenset[fx.Node]] = {}  # the fixed tensors behind each node
+        self.values: dict[fx.Node, Any] = {}
+        for node in module.graph.nodes:
+            if is_constant(node):
+                self.sources[node] = frozenset([node])
+            elif _is_function(node) and all(n in self.sources for n in node.all_input_nodes):
+                self.sources[node] = frozenset().union(*(self.sources[n] for n in node.all_input_nodes))
+
+    def is_small(self, node: fx.Node) -> bool:
+        """Whether the node's tensor has no more values than the fixed ones that it is made of, or few."""
         value = node.meta.get("val")
-        results = {node: value}
-        if isinstance(value, (list, tuple)):
-            results = {user: value[user.args[1]] for user in node.users if user.target is operator.getitem}
-        whole = node not in results and len(results) < len(node.users)  # somebody takes the list as such
-        if whole or not all(isinstance(v, torch.Tensor) for v in results.values()):
-            continue
-        tensor = lambda n: constant_of(module, n)
-        given = sum(t.numel() for t in map(tensor, node.all_input_nodes) if t is not None)
-        if sum(v.numel() for v in results.values()) > max(given, _FEW):
-            continue
-        with torch.no_grad():
-            result = node.target(*fx.map_arg(node.args, tensor), **fx.map_arg(node.kwargs, tensor))
-        for old in results:
-            part = result if old is node else result[old.args[1]]
-            with graph.inserting_before(old):
-                constant = add_constant(module, graph, f"{old.name}_folded", part)
-            constant.meta = dict(old.meta)
-            replace_node(old, constant)
+        given = (constant_of(self.module, source) for source in self.sources[node])
+        return isinstance(value, torch.Tensor) and value.numel() <= max(
+            sum(t.numel() for t in given if t is not None), _FEW
+        )
+
+    def value(self, node: fx.Node) -> torch.Tensor:
+        """Computes the node, and what it needs, once."""
+        needed, found = [node], {node}
+        while needed:
+            new = [n for n in needed.pop().all_input_nodes if n not in found and n not in self.values]
+            found.update(new)
+            needed += new
+        known = self.values.__getitem__
+        for one in sorted(found):
+            if is_constant(one):
+                self.values[one] = constant_of(self.module, one)
+            else:
+                target: Any = one.target
+                self.values[one] = target(*fx.map_arg(one.args, known), **fx.map_arg(one.kwargs, known))
+        result: torch.Tensor = self.values[node]
+        return result
+
+
+def fold_constants(module: fx.GraphModule) -> None:
+    """Computes ATen's calls on fixed tensors in place: a weight that is a part or the transpose of a parameter, positions,
+    a network of its own whose inputs are fixed, as that for the distances in Swin V2's windows.
+
+    Only what has more values than the tensors that it is made of is left to the program.
+    """
+    graph, cones = module.graph, _Cones(module)
+    # From results to inputs: what is too large is kept, and its inputs are then what the program reads.
+    with torch.no_grad():
+        for node in reversed(list(graph.nodes)):
+            if node not in cones.sources or is_constant(node):
+                continue
+            if not node.users:
+                graph.erase_node(node)
+            elif any(user not in cones.sources for user in node.users) and cones.is_small(node):
+                with graph.inserting_before(node):
+                    constant = add_constant(module, graph, f"{node.name}_folded", cones.value(node))
+                constant.meta = dict(node.meta)
+                replace_node(node, constant)
+            else:
+                del cones.sources[node]
     graph.eliminate_dead_code()
     module.recompile()
 

@@ -28,6 +28,16 @@ def _open_layer(node: object, user: fx.Node) -> bool:
     )
 
 
+def _is_broadcast(node: object, result: fx.Node) -> bool:
+    """Whether ``node`` lacks, or has once, a dimension that ``result`` has more often: a layer adds whole tensors."""
+    if not isinstance(node, fx.Node) or "val" not in node.meta:
+        return True
+    shape, whole = node.meta["val"].shape, result.meta["val"].shape
+    return len(shape) != len(whole) or any(
+        isinstance(a, int) and a == 1 and not (isinstance(b, int) and b == 1) for a, b in zip(shape, whole, strict=True)
+    )
+
+
 def _tail(node: fx.Node) -> list[object]:
     given = list(node.args[_LAYERS[node.target] :])
     return given + list(_TAIL[len(given) :])
@@ -52,6 +62,8 @@ def _fuse_sum(node: fx.Node) -> None:
         candidates.reverse()
     for layer, own, other, others in candidates:
         if not _open_layer(layer, node) or other is layer:
+            continue
+        if _is_broadcast(layer, node) or _is_broadcast(other, node):
             continue
         start = _LAYERS[layer.target]
         tail = _tail(layer)

@@ -94,8 +94,14 @@ class Lowering(GraphBuilder):
             scale, zero_point, dtype = self.calibration.qparams(node)
             x = self.floats[node]
             q = self.call(ops.quantize_per_tensor, x, f32(scale), zero_point, dtype.storage)
-            self.ints[node] = Int8(q, f32(scale), zero_point, dtype)
+            self._record(node, Int8(q, f32(scale), zero_point, dtype))
         return self.ints[node]
+
+    def _record(self, node: fx.Node, value: Int8) -> None:
+        """``value`` is what ``node`` is in int8; its shape is what joining operators looks at."""
+        if isinstance(node.meta.get("val"), torch.Tensor):
+            value.node.meta["val"] = node.meta["val"].to(value.dtype.storage)
+        self.ints[node] = value
 
     def output(self, node: fx.Node) -> tuple[float, int, QDtype]:
         scale, zero_point, dtype = self.calibration.qparams(node)
@@ -178,7 +184,7 @@ class Lowering(GraphBuilder):
             out.meta["val"] = result.meta.get("val")
             self.floats[result] = out
         else:
-            self.ints[result] = Int8(out, scale, zero_point, dtype)
+            self._record(result, Int8(out, scale, zero_point, dtype))
 
     def _weight(self, node: fx.Node, weight: fx.Node) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """int8 weight, float32 scales and int64 zero points (None: all 0) by the node's qconfig."""
@@ -221,7 +227,7 @@ class Lowering(GraphBuilder):
         scale, zero_point, dtype = self.output(node)
         table = make_table(found[1], x.scale, x.zero_point, x.dtype, scale, zero_point, dtype)
         out = self.call(ops.lookup, x.node, self.constant(f"{source_name(node)}_table", table))
-        self.ints[node] = Int8(out, scale, zero_point, dtype)
+        self._record(node, Int8(out, scale, zero_point, dtype))
 
     def _attention(self, node: fx.Node) -> None:
         q, k, v = (self.as_int8(x) for x in self.annotation.inputs[node])
@@ -233,12 +239,12 @@ class Lowering(GraphBuilder):
         for _ in range(0 if mask is None else 4 - a["attn_mask"].meta["val"].dim()):
             mask = self.call(aten.unsqueeze.default, mask, 0)
         out = self.call(ops.attention, *sides, factor, scale, zero_point, dtype.storage, mask, a["is_causal"])
-        self.ints[node] = Int8(out, scale, zero_point, dtype)
+        self._record(node, Int8(out, scale, zero_point, dtype))
 
     def _keep(self, node: fx.Node) -> None:
         x = self.as_int8(self.annotation.inputs[node][0])
         if node.target is operator.getitem:
-            self.ints[node] = Int8(self.call(operator.getitem, x.node, node.args[1]), *x.qparams, x.dtype)
+            self._record(node, Int8(self.call(operator.getitem, x.node, node.args[1]), *x.qparams, x.dtype))
             return
         if node.target in POOLS:
             out = self._pool(node, x)
@@ -255,7 +261,7 @@ class Lowering(GraphBuilder):
             args, kwargs = fx.map_arg((node.args[1:], node.kwargs), self.as_float)
             out = self.graph.call_function(node.target, (x.node, *args), kwargs)
             out.meta["source"] = source_name(node)
-        self.ints[node] = Int8(out, x.scale, x.zero_point, x.dtype)
+        self._record(node, Int8(out, x.scale, x.zero_point, x.dtype))
 
     def _pool(self, node: fx.Node, x: Int8) -> fx.Node:
         a, image = arguments(node), x.node
@@ -299,13 +305,13 @@ class Lowering(GraphBuilder):
             ops.add if node.target is aten.add.Tensor else ops.mul, a.node, *a.qparams, b.node, *b.qparams, scale, zero_point,
             *self._clamp(bounds, scale, zero_point, dtype), dtype.storage,
         )  # fmt: skip
-        self.ints[result] = Int8(out, scale, zero_point, dtype)
+        self._record(result, Int8(out, scale, zero_point, dtype))
 
     def _join(self, node: fx.Node) -> None:
         parts = [self.as_int8(x) for x in self.annotation.inputs[node]]
         a = arguments(node)
         out = self.call(aten.cat.default, [p.node for p in parts], a["dim"])
-        self.ints[node] = Int8(out, *parts[0].qparams, parts[0].dtype)
+        self._record(node, Int8(out, *parts[0].qparams, parts[0].dtype))
 
     def _mean(self, node: fx.Node) -> None:
         x = self.as_int8(self.annotation.inputs[node][0])
@@ -324,4 +330,4 @@ class Lowering(GraphBuilder):
             out = self.call(aten.squeeze.dim, out, 2)
         elif dims == 3:
             out = self.call(aten.unsqueeze.default, out, 2)
-        self.ints[node] = Int8(out, scale, zero_point, dtype)
+        self._record(node, Int8(out, scale, zero_point, dtype))

@@ -46,11 +46,23 @@ _WHERES = (aten.where.Scalar, aten.where.ScalarSelf, aten.where.ScalarOther)
 _RANGES = (aten.arange.default, aten.arange.start, aten.arange.start_step)
 
 
+def _is_number(value: Any) -> bool:
+    """Whether it is a number, or a size."""
+    return isinstance(value, (int, float)) or (
+        isinstance(value, fx.Node) and isinstance(value.meta.get("val"), (int, torch.SymInt))
+    )
+
+
 class _Rewriter:
     def __init__(self, module: fx.GraphModule) -> None:
         self.module, self.graph = module, module.graph
 
-    def number(self, node: fx.Node, value: float, dtype: torch.dtype) -> fx.Node:
+    def number(self, node: fx.Node, value: Any, dtype: torch.dtype) -> fx.Node:
+        """A tensor of one number, or of a size."""
+        if isinstance(value, fx.Node):
+            call = self.graph.call_function
+            size = call(ops.arange, (value, call(operator.add, (value, 1)), 1))
+            return call(aten.to.dtype, (call(aten.select.int, (size, 0, 0)), dtype))
         return add_constant(self.module, self.graph, f"{node.name}_number", torch.tensor(value, dtype=dtype))
 
     def replace(self, node: fx.Node, target: Any, *args: Any) -> None:
@@ -85,25 +97,29 @@ class _Rewriter:
             own = x.meta["val"].dtype
             if dtype in (own, torch.bool):  # a comparison's, or no other than the number would make it
                 number = next(v for k, v in a.items() if k != "self")
+                if not _is_number(number):
+                    return
                 self.replace(node, _BY_TENSOR[target], x, self.number(node, number, own))
         elif target is aten.linalg_vector_norm.default and a["ord"] == 2 and a["dtype"] is None:
             if isinstance(a["dim"], (list, tuple)) and len(a["dim"]) == 1:
                 self.replace(node, aten.linalg_norm.default, x, None, a["dim"], a["keepdim"])
-        elif target is aten.rsub.Scalar and a["alpha"] == 1 and dtype == torch.float32:
+        elif target is aten.rsub.Scalar and a["alpha"] == 1 and dtype == torch.float32 and _is_number(a["other"]):
             self.replace(node, ops.add_float, self.number(node, a["other"], dtype), x, True)
-        elif target in (aten.mul.Tensor, aten.div.Tensor) and isinstance(a["other"], (int, float)):
+        elif target in (aten.mul.Tensor, aten.div.Tensor) and _is_number(a["other"]):
             self.replace(node, target, x, self.number(node, a["other"], dtype))
         elif target is aten.pow.Tensor_Scalar:
             self._power(node, x, a["exponent"], dtype)
         elif target in _WHERES:
-            sides = [self.number(node, v, dtype) if isinstance(v, (int, float)) else v for v in (x, a["other"])]
+            sides = [self.number(node, v, dtype) if _is_number(v) else v for v in (x, a["other"])]
             self.replace(node, aten.where.self, a["condition"], *sides)
         elif target is aten.constant_pad_nd.default and isinstance(a["value"], (int, float)):
             self.replace(node, aten.pad.default, x, a["pad"], "constant", float(a["value"]))
-        elif target is aten.masked_fill.Scalar:
+        elif target is aten.masked_fill.Scalar and _is_number(a["value"]):
             self.replace(node, aten.masked_fill.Tensor, x, a["mask"], self.number(node, a["value"], dtype))
         elif target in (aten.clamp.default, aten.hardtanh.default):
             bounds = [a.get("min", a.get("min_val")), a.get("max", a.get("max_val"))]
+            if not all(b is None or _is_number(b) for b in bounds):
+                return
             self.replace(
                 node, aten.clamp.Tensor, x, *(None if b is None else self.number(node, b, dtype) for b in bounds)
             )
@@ -111,15 +127,15 @@ class _Rewriter:
             scaled = self.graph.call_function(aten.mul.Tensor, (x, self.number(node, a["negative_slope"], dtype)))
             positive = self.graph.call_function(aten.gt.Tensor, (x, self.number(node, 0, dtype)))
             self.replace(node, aten.where.self, positive, x, scaled)
-        elif target is aten.full_like.default:
+        elif target is aten.full_like.default and _is_number(a["fill_value"]):
             self.replace(node, aten.expand_as.default, self.number(node, a["fill_value"], dtype), x)
-        elif target is aten.full.default:
+        elif target is aten.full.default and _is_number(a["fill_value"]):
             self.replace(node, aten.expand.default, self.number(node, a["fill_value"], dtype), a["size"])
         elif target is aten.relu6.default:
             self.replace(node, aten.clamp.Tensor, x, self.number(node, 0, dtype), self.number(node, 6, dtype))
 
     def _float_side(self, node: fx.Node, side: Any) -> fx.Node | None:
-        if isinstance(side, (int, float)):
+        if _is_number(side):
             return self.number(node, side, torch.float32)
         value = constant_of(self.module, side) if is_constant(side) else side.meta.get("val")
         return side if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else None
@@ -152,7 +168,7 @@ class _Rewriter:
 
     def _integer_side(self, node: fx.Node, side: Any) -> fx.Node | None:
         """An int64 tensor: one of other integers, or a number that is known, made one."""
-        if isinstance(side, int):
+        if isinstance(side, int) or (_is_number(side) and not isinstance(side, float)):
             return self.number(node, side, torch.int64)
         value = constant_of(self.module, side) if is_constant(side) else side.meta.get("val")
         if not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex():
@@ -165,7 +181,7 @@ class _Rewriter:
             found = simple[exponent]
             if found is not None:
                 self.replace(node, *found)
-        elif dtype.is_floating_point:
+        elif dtype.is_floating_point and _is_number(exponent):
             self.replace(node, aten.pow.Tensor_Tensor, x, self.number(node, exponent, dtype))
 
 
