@@ -96,10 +96,16 @@ Argument read_argument(Reader& reader, const std::vector<std::string>& names, in
 
 Instruction read_instruction(Reader& reader, const std::vector<std::string>& names, int64_t values) {
   static const std::map<std::string, Instruction::Kind> kIntegers = {
-      {"int::size", Instruction::Kind::kSize},         {"int::add", Instruction::Kind::kAdd},
-      {"int::sub", Instruction::Kind::kSub},           {"int::mul", Instruction::Kind::kMul},
-      {"int::floordiv", Instruction::Kind::kFloorDiv}, {"int::mod", Instruction::Kind::kMod},
-      {"int::min", Instruction::Kind::kMin},           {"int::max", Instruction::Kind::kMax}};
+      {"int::size", Instruction::Kind::kSize},
+      {"int::add", Instruction::Kind::kAdd},
+      {"int::sub", Instruction::Kind::kSub},
+      {"int::mul", Instruction::Kind::kMul},
+      {"int::floordiv", Instruction::Kind::kFloorDiv},
+      {"int::mod", Instruction::Kind::kMod},
+      {"int::min", Instruction::Kind::kMin},
+      {"int::max", Instruction::Kind::kMax},
+      {"int::require_equal", Instruction::Kind::kRequireEqual},
+      {"int::require_at_most", Instruction::Kind::kRequireAtMost}};
   Instruction instruction;
   const std::string name = names[static_cast<size_t>(reader.below(static_cast<int64_t>(names.size()), "operator"))];
   instruction.returns_list = reader.below(2, "kind of result") != 0;
@@ -307,6 +313,13 @@ void Program::execute(size_t i, Values& values, const Plan* plan, EpilogueCache*
   const auto integer = [&](int64_t value) { values.integers[static_cast<size_t>(instruction.results[0])] = value; };
   // Sizes wrap around rather than overflow; ATen and the operators reject what is no size.
   const auto number = [&](size_t n) { return static_cast<uint64_t>(Read<int64_t>::from(values, a[n])); };
+  const auto require = [&](bool (*holds)(int64_t, int64_t), const char* otherwise) {
+    const int64_t left = Read<int64_t>::from(values, a[0]), right = Read<int64_t>::from(values, a[1]);
+    // The caller knows what the instruction is for, by its number.
+    ZP_REQUIRE(holds(left, right), "program: instruction " + std::to_string(i) + ": " + std::to_string(left) +
+                                       otherwise + std::to_string(right));
+    integer(left);
+  };
   const auto quotient = [&] { return floor_div(Read<int64_t>::from(values, a[0]), Read<int64_t>::from(values, a[1])); };
   switch (instruction.kind) {
     case Instruction::Kind::kSize: {
@@ -329,6 +342,10 @@ void Program::execute(size_t i, Values& values, const Plan* plan, EpilogueCache*
       return integer(std::min(Read<int64_t>::from(values, a[0]), Read<int64_t>::from(values, a[1])));
     case Instruction::Kind::kMax:
       return integer(std::max(Read<int64_t>::from(values, a[0]), Read<int64_t>::from(values, a[1])));
+    case Instruction::Kind::kRequireEqual:
+      return require([](int64_t left, int64_t right) { return left == right; }, " is not ");
+    case Instruction::Kind::kRequireAtMost:
+      return require([](int64_t left, int64_t right) { return left <= right; }, " is more than ");
     case Instruction::Kind::kNative:
     case Instruction::Kind::kDispatched:
       break;

@@ -21,6 +21,8 @@ struct Instruction {
     kMod,
     kMin,
     kMax,
+    kRequireEqual,
+    kRequireAtMost,
   };
   Kind kind;
   NativeOperator native;

@@ -14,20 +14,51 @@ from zeropoint.errors import QuantizationError
 
 __all__ = [
     "INTEGERS",
+    "Guard",
     "Instruction",
     "Program",
     "ProgramError",
     "Register",
+    "Size",
     "Value",
     "fits",
     "gives_list",
     "is_integer",
     "operator_of",
+    "refusal",
 ]
 
 
 class ProgramError(QuantizationError):
     """Not a valid program, or a graph that cannot become one; the message says what and where."""
+
+
+class _UnmetError(ProgramError):
+    """Inputs of other sizes than the program is for."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size of an input, both by number."""
+
+    input: int
+    dim: int
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A condition on the sizes of a program's inputs.
+
+    Attributes:
+        operator: ``"int::require_equal"`` or ``"int::require_at_most"``.
+        left, right: integers, :class:`Size`, and tuples of an operator of ``INTEGERS`` and two of these.
+        text: the condition as one reads it, ``x.shape[2] == 224``.
+    """
+
+    operator: str
+    left: Any
+    right: Any
+    text: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +75,18 @@ class Register:
     index: int
 
 
+def _require_equal(left: int, right: int) -> int:
+    if left != right:
+        raise _UnmetError(f"{left} is not {right}")
+    return left
+
+
+def _require_at_most(left: int, right: int) -> int:
+    if left > right:
+        raise _UnmetError(f"{left} is more than {right}")
+    return left
+
+
 INTEGERS = {
     "int::add": operator.add,
     "int::sub": operator.sub,
@@ -52,6 +95,8 @@ INTEGERS = {
     "int::mod": operator.mod,
     "int::min": torch.sym_min,
     "int::max": torch.sym_max,
+    "int::require_equal": _require_equal,
+    "int::require_at_most": _require_at_most,
 }
 _INTEGER_NAMES = {function: name for name, function in INTEGERS.items()}
 
@@ -140,6 +185,31 @@ class Program:
             _call(instruction, call, values)
         return [values[index] for index in self.outputs]
 
+    def require(self, guards: Sequence[Guard]) -> None:
+        """Puts conditions on the inputs' sizes before everything else."""
+        head: list[Instruction] = []
+        known: dict[Any, Register] = {}
+
+        def number(expression: Any) -> Any:
+            if isinstance(expression, int):
+                return expression
+            if expression not in known:
+                if isinstance(expression, Size):
+                    operator, arguments = "int::size", [Value(self.inputs[expression.input]), expression.dim]
+                else:
+                    operator, arguments = expression[0], [number(e) for e in expression[1:]]
+                known[expression] = new(operator, arguments, "")
+            return known[expression]
+
+        def new(operator: str, arguments: list[Any], source: str) -> Register:
+            head.append(Instruction(operator, arguments, [self.count], source))
+            self.count += 1
+            return Register(self.count - 1)
+
+        for guard in guards:
+            new(guard.operator, [number(guard.left), number(guard.right)], guard.text)
+        self.body = head + self.body
+
     @staticmethod
     def from_graph(module: fx.GraphModule) -> Program:
         """A program of a graph of operators, as :class:`~zeropoint.graph.lower.Lowering` makes it.
@@ -186,6 +256,11 @@ def bind(instruction: Instruction) -> Bound:
     return target, tuple(a.name for a in target._schema.arguments if a.kwarg_only)
 
 
+def refusal(instruction: Instruction, found: str) -> str:
+    """What is said of inputs that do not meet a condition."""
+    return f"the program is for inputs with {instruction.source}, as the example had; {found}"
+
+
 def _resolve(argument: Any, values: dict[int, Any]) -> Any:
     if isinstance(argument, (Value, Register)):
         return values[argument.index]
@@ -198,7 +273,10 @@ def _call(instruction: Instruction, bound: Bound, values: dict[int, Any]) -> Non
     arguments = [_resolve(a, values) for a in instruction.arguments]
     function, keywords = bound
     positional = len(arguments) - len(keywords)
-    result = function(*arguments[:positional], **dict(zip(keywords, arguments[positional:], strict=True)))
+    try:
+        result = function(*arguments[:positional], **dict(zip(keywords, arguments[positional:], strict=True)))
+    except _UnmetError as error:
+        raise ProgramError(refusal(instruction, str(error))) from None
     results = list(result) if isinstance(result, (list, tuple)) else [result]
     for index, value in zip(instruction.results, results, strict=False):
         if index is not None:

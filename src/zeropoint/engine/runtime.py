@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten, treespec
 
 from zeropoint import _native
 from zeropoint.engine.bytecode import encode
-from zeropoint.engine.program import Program, ProgramError
+from zeropoint.engine.program import Program, ProgramError, refusal
 from zeropoint.engine.shelf import Shelf
 from zeropoint.errors import QuantizationError
 
@@ -113,6 +114,9 @@ class ProgramModule(nn.Module):
         try:
             return _run(self._number, inputs)
         except ValueError as error:
+            unmet = re.match(r"program: instruction (\d+): (.*)", str(error))
+            if unmet:
+                raise QuantizationError(refusal(self.program.body[int(unmet[1])], unmet[2])) from None
             if "another instruction set" not in str(error):
                 raise
         self._build()  # the instruction set was changed since

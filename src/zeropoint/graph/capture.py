@@ -17,10 +17,11 @@ from torch.export import Dim
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
-from zeropoint.engine.program import INTEGERS
+from zeropoint.engine.program import INTEGERS, Guard
 from zeropoint.errors import QuantizationError
 from zeropoint.graph.canonicalize import is_power
 from zeropoint.graph.contexts import inline_contexts
+from zeropoint.graph.guards import input_guards, unmet
 
 __all__ = ["CaptureError", "Captured", "capture", "in_eval_mode", "is_inplace"]
 
@@ -34,13 +35,14 @@ class Captured:
     """A graph of aten calls over flat inputs, and how arguments and results are nested.
 
     ``graph_module`` has one placeholder per tensor of the arguments, reads weights by ``get_attr``, and returns a flat
-    tuple. ``parameters`` are the names of the positional arguments.
+    tuple. ``parameters`` are the names of the positional arguments. ``guards`` are what its inputs' sizes have to meet.
     """
 
     graph_module: fx.GraphModule
     in_spec: TreeSpec
     out_spec: TreeSpec
     parameters: list[str]
+    guards: list[Guard]
 
 
 def is_inplace(node: fx.Node) -> bool:
@@ -66,7 +68,7 @@ class _SimpleSizes(TorchFunctionMode):
         return result
 
 
-def _unknown_size(graph: fx.Graph) -> fx.Node | None:
+def _unknown_size(graph: fx.Graph) -> Any:
     """A size that is computed in a way that programs do not know, and that something needs."""
     needed: set[fx.Node] = set()
     for node in reversed(graph.nodes):
@@ -84,7 +86,7 @@ def _unknown_size(graph: fx.Graph) -> fx.Node | None:
         )
         known = isinstance(node.target, torch._ops.OpOverload) or node.target in INTEGERS.values() or is_power(node)
         if size and node in needed and not known:
-            return node
+            return node.meta["val"]
     return None
 
 
@@ -124,24 +126,38 @@ def _dynamic(tree: Any, opened: _Open) -> Any:
     )
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by the names of the parameters; those that ``**kwargs`` takes by their own."""
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    named = dict(bound.arguments)
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            named.update(named.pop(name, {}))
+    return named
+
+
+def _export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[torch.export.ExportedProgram, list[Guard]]:
     """With every dimension that the model leaves open, or the first ones alone where sizes become too complicated.
 
     A batch of 1 is doubled, since export takes 1 for a constant.
     """
+    named, flat = _by_name(model, args, kwargs), tree_leaves((args, kwargs))
     reasons = []
     doubled = torch.utils._pytree.tree_map(_doubled, (args, kwargs))
     given = (args, kwargs)
     for (a, k), opened in ((doubled, _Open.ALL), (doubled, _Open.FIRST), (given, _Open.ALL), (given, _Open.NONE)):
-        names = inspect.signature(model.forward).bind(*a, **k).arguments
         try:
             with _SimpleSizes():
-                shapes = _dynamic(dict(names), opened)
+                shapes = _dynamic(_by_name(model, a, k), opened)
                 exported = torch.export.export(model, a, k, dynamic_shapes=shapes, strict=False)
+            guards = input_guards(exported, named, flat)
             unknown = _unknown_size(exported.graph)
-            if unknown is None:
-                return exported
-            reasons.append(f"a size is {unknown.meta['val']}, which programs cannot compute")
+            narrow = [guard.text for guard in guards if unmet(guard, [x.shape for x in flat])]  # of the doubled batch
+            if unknown is None and not narrow:
+                return exported, guards
+            reasons.append(narrow[0] if narrow else f"a size is {unknown}, which programs cannot compute")
         except Exception as error:  # whatever stops export, the model can still run module by module
             reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
     raise CaptureError(f"capture: torch.export failed: {reasons[-1]}")
@@ -240,7 +256,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
             f"capture: programs are made of float32 models on the CPU, this one has {found}; try model.float()"
         )
     with _quiet(), torch.no_grad(), in_eval_mode(model):
-        exported = _export(model, args, kwargs)
+        exported, guards = _export(model, args, kwargs)
         module = _functionalize(exported)
     assert exported.call_spec.in_spec is not None
     assert exported.call_spec.out_spec is not None
@@ -253,4 +269,4 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | No
     module.recompile()
     bound = inspect.signature(model.forward).bind(*args, **kwargs)
     parameters = [name for name in bound.arguments if name not in kwargs][: len(args)]
-    return Captured(module, exported.call_spec.in_spec, exported.call_spec.out_spec, parameters)
+    return Captured(module, exported.call_spec.in_spec, exported.call_spec.out_spec, parameters, guards)

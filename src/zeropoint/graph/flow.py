@@ -23,6 +23,7 @@ from zeropoint.graph.decoder import fuse_decoder
 from zeropoint.graph.dynamic import DynamicLowering, WeightOnlyLowering
 from zeropoint.graph.fold import fold_constants, products_to_linear
 from zeropoint.graph.fuse import fuse
+from zeropoint.graph.guards import check_sizes
 from zeropoint.graph.lower import Lowering
 from zeropoint.graph.norms import fuse_norms
 from zeropoint.graph.numbers_to_tensors import numbers_to_tensors
@@ -64,6 +65,7 @@ def _program(
     program = Program.from_graph(module)
     program.in_spec, program.out_spec = treespec_dumps(captured.in_spec), treespec_dumps(captured.out_spec)
     program.parameters, program.coverage = captured.parameters, coverage
+    program.require(captured.guards)
     return ProgramModule(program)
 
 
@@ -98,7 +100,12 @@ class GraphCalibration:
 
     def feed(self, batches: Iterable[Any]) -> None:
         """Runs calibration inputs: tensors, tuples of arguments, or mappings of arguments by name."""
-        self.calibration.feed(tree_leaves(as_call(self.model, batch)) for batch in batches)
+        self.calibration.feed(self._inputs(batch) for batch in batches)
+
+    def _inputs(self, batch: Any) -> list[torch.Tensor]:
+        inputs = tree_leaves(as_call(self.model, batch))
+        check_sizes(self.captured.guards, inputs)
+        return inputs
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen so far, to be resumed by :meth:`load_state_dict` of another one of the same model."""
