@@ -101,8 +101,8 @@ def test_inputs_that_belong_together():
             super().__init__()
             self.layer = nn.Linear(8, 8)
 
-        def forward(self, x, **others):
-            return self.layer(x) * others["mask"].unsqueeze(2)
+        def forward(self, x, *, mask):
+            return self.layer(x) * mask.unsqueeze(2)
 
     model = Masked().eval()
     batch = lambda n, m: {"x": torch.randn(2, n, 8), "mask": torch.ones(2, m)}

@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 
 import zeropoint as zp
 from zeropoint import QuantizationError
+from zeropoint.analysis import sqnr
 
 
 @pytest.fixture
@@ -313,3 +314,31 @@ def test_repr(q):
     assert "size=(2,)" in text
     assert "dtype=zeropoint.quint8" in text
     assert "zero_point=128" in text
+
+
+class ToDtypeOfInput(torch.nn.Module):
+    """As normalization layers do that compute in float32 whatever they are given."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = self.first(x)
+        scale = x.to(torch.float32).square().mean(-1, keepdim=True).rsqrt().to(x.dtype)
+        return self.last((x * scale + torch.ones(8, dtype=x.dtype)).to(x.dtype))
+
+
+def test_dtypes_of_quantized_inputs():
+    torch.manual_seed(0)
+    model, x = ToDtypeOfInput().eval(), torch.randn(6, 8)
+    converted = zp.quantize(model, [x], eager=True)
+    assert sqnr(model(x), converted(x)) > 20
+    q = zp.quantize_per_tensor(x, 0.1, 0, zp.qint8)
+    assert q.to(q.dtype).dtype is zp.qint8
+    with pytest.raises(QuantizationError, match=r"to: zeropoint.qint8 needs a scale; use zeropoint.quantize_per_tensor"):
+        x.to(zp.qint8)
+    with pytest.raises(QuantizationError, match=r"zeros: zeropoint.qint8 needs a scale"):
+        torch.zeros(3, dtype=zp.qint8)
+    with pytest.raises(QuantizationError, match=r"Tensor.to: zeropoint.quint8 has other integers than zeropoint.qint8"):
+        q.to(zp.quint8)

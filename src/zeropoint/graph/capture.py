@@ -126,16 +126,6 @@ def _dynamic(tree: Any, opened: _Open) -> Any:
     )
 
 
-def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by the names of the parameters; those that ``**kwargs`` takes by their own."""
-    bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    named = dict(bound.arguments)
-    for name, parameter in bound.signature.parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            named.update(named.pop(name, {}))
-    return named
-
-
 def _export(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[torch.export.ExportedProgram, list[Guard]]:
@@ -143,14 +133,14 @@ def _export(
 
     A batch of 1 is doubled, since export takes 1 for a constant.
     """
-    named, flat = _by_name(model, args, kwargs), tree_leaves((args, kwargs))
+    named, flat = inspect.signature(model.forward).bind(*args, **kwargs).arguments, tree_leaves((args, kwargs))
     reasons = []
     doubled = torch.utils._pytree.tree_map(_doubled, (args, kwargs))
     given = (args, kwargs)
     for (a, k), opened in ((doubled, _Open.ALL), (doubled, _Open.FIRST), (given, _Open.ALL), (given, _Open.NONE)):
         try:
             with _SimpleSizes():
-                shapes = _dynamic(_by_name(model, a, k), opened)
+                shapes = _dynamic(dict(inspect.signature(model.forward).bind(*a, **k).arguments), opened)
                 exported = torch.export.export(model, a, k, dynamic_shapes=shapes, strict=False)
             guards = input_guards(exported, named, flat)
             unknown = _unknown_size(exported.graph)

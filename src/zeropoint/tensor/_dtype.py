@@ -7,10 +7,12 @@ their name, and never touched as attributes, so nothing breaks when torch drops 
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import torch
 
 from zeropoint.errors import QuantizationError
+from zeropoint.tensor._callsite import current_frame
 
 __all__ = [
     "QDtype",
@@ -68,6 +70,22 @@ class QDtype(enum.Enum):
 
     def __repr__(self) -> str:
         return f"zeropoint.{self.name}"
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """``hidden.to(input.dtype)`` in a model whose input is quantized now: float values stay float32.
+
+        They have no scale to be quantized with; the layer that they come to has.
+        """
+        if current_frame() is None:
+            raise QuantizationError(
+                f"{func.__name__}: {next(a for a in (*args, *(kwargs or {}).values()) if isinstance(a, cls))} needs a scale; "
+                "use zeropoint.quantize_per_tensor(x, scale, zero_point, dtype)"
+            )
+        in_float = lambda a: torch.float32 if isinstance(a, cls) else a
+        return func(*map(in_float, args), **{k: in_float(v) for k, v in (kwargs or {}).items()})
 
     __str__ = __repr__
 

@@ -23,6 +23,7 @@ from zeropoint import backend, ops
 from zeropoint._reference.quantize import f32
 from zeropoint.errors import QuantizationError
 from zeropoint.tensor._callsite import canonical_name, current_frame
+from zeropoint.tensor._dtype import QDtype
 
 __all__ = [
     "ATTRIBUTES",
@@ -777,9 +778,18 @@ def _only_moves(x: Any, *args: Any, **kwargs: Any) -> bool:
 
 @integer_form(_Tensor.to, _Tensor.cpu, _Tensor.cuda, when=_only_moves)
 def _to(x: Any, *args: Any, **kwargs: Any) -> Any:
-    """Moves the integers to a device or layout. A float dtype dequantizes."""
+    """Moves the integers to a device or layout. A float dtype dequantizes, the tensor's own dtype changes nothing."""
     if not _only_moves(x, *args, **kwargs):
         return NotImplemented
+    asked = next((a for a in (*args, *kwargs.values()) if isinstance(a, QDtype)), x._qdtype)
+    if asked is not x._qdtype:
+        raise QuantizationError(
+            f"Tensor.to: {asked} has other integers than {x._qdtype}; dequantize, and quantize with a scale for them"
+        )
+    args, kwargs = (
+        tuple(a for a in args if not isinstance(a, QDtype)),
+        {k: v for k, v in kwargs.items() if not isinstance(v, QDtype)},
+    )
     probe = torch.empty(0).to(*args, **kwargs) if args or kwargs else torch.empty(0)
     moved = x._data.to(probe.device, memory_format=kwargs.get("memory_format") or torch.preserve_format)
     if x._axis is None:
