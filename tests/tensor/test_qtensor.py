@@ -336,7 +336,9 @@ def test_dtypes_of_quantized_inputs():
     assert sqnr(model(x), converted(x)) > 20
     q = zp.quantize_per_tensor(x, 0.1, 0, zp.qint8)
     assert q.to(q.dtype).dtype is zp.qint8
-    with pytest.raises(QuantizationError, match=r"to: zeropoint.qint8 needs a scale; use zeropoint.quantize_per_tensor"):
+    with pytest.raises(
+        QuantizationError, match=r"to: zeropoint.qint8 needs a scale; use zeropoint.quantize_per_tensor"
+    ):
         x.to(zp.qint8)
     with pytest.raises(QuantizationError, match=r"zeros: zeropoint.qint8 needs a scale"):
         torch.zeros(3, dtype=zp.qint8)
