@@ -239,6 +239,34 @@ def test_attention(kind):
     }  # fmt: skip
 
 
+class Unbound(nn.Module):
+    """Queries, keys and values of one layer, taken apart as timm's and Swin's attention do."""
+
+    def __init__(self, apart):
+        super().__init__()
+        self.qkv, self.out, self.apart = nn.Linear(32, 96), nn.Linear(32, 32), apart
+
+    def forward(self, x):
+        qkv = self.qkv(x).reshape(*x.shape[:2], 3, 4, 8)
+        if self.apart == "unbind":
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            q, k, v = (part.squeeze(2).transpose(1, 2) for part in getattr(qkv, self.apart)(*APART[self.apart], dim=2))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+APART = {"unbind": (), "chunk": (3,), "split": (1,), "split_with_sizes": ([1, 1, 1],)}
+
+
+@pytest.mark.parametrize("apart", APART)
+def test_attention_on_parts_of_one_layer(apart):
+    torch.manual_seed(0)
+    model, x = Unbound(apart).eval(), torch.randn(3, 11, 32)
+    program = zp.quantize(model, [torch.randn(3, 11, 32) for _ in range(4)])
+    assert [row for row in program.layer_coverage() if row[2] == "float"] == []
+    assert sqnr(model(x), program(x)) > 25
+
+
 @pytest.mark.parametrize("change", ["scaled mask", "other axis", "used twice", "small fill"])
 def test_what_only_looks_like_attention(change):
     class Model(nn.Module):

@@ -195,7 +195,8 @@ def _classify(module: fx.GraphModule, node: fx.Node) -> tuple[Form | None, list[
     value = _value(node)
     if isinstance(node.meta.get("val"), (int, torch.SymInt)):
         return None, [], None  # a size
-    if not any(_value(n) is not None or is_constant(n) for n in node.all_input_nodes):
+    takes_tensors = any(_value(n) is not None or is_constant(n) for n in node.all_input_nodes)
+    if not takes_tensors and target is not operator.getitem:
         return None, [], None  # a tensor made of numbers
     if target in _LAYERS:
         reason = _layer_reason(module, node)
