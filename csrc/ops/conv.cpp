@@ -32,6 +32,17 @@ PackKind conv_kind(int64_t dims, int64_t groups, int64_t out_channels, int64_t r
   return waste ? PackKind::kGathered : PackKind::kRows;
 }
 
+// Columns that small groups are joined to. A register has room for more of them than such a group has, and a tap of
+// several groups is one run of bytes. One thread of a Zen 3, 128 channels in 32 groups, 3x3 at 56x56: 11.4 -> 2.2 ms.
+constexpr int64_t kJoinedColumns = 16;
+
+// How many groups become one: the largest divisor that fits.
+int64_t joined_groups(int64_t groups, int64_t n) {
+  for (int64_t joined = std::min(groups, kJoinedColumns / n); joined > 1; --joined)
+    if (groups % joined == 0) return joined;
+  return 1;
+}
+
 Tensor pack(const std::string& what, int64_t dims, Tensor weight, const OptionalTensor& zero_point,
             const std::vector<int64_t>& dilation, int64_t groups, const std::vector<int64_t>& stride) {
   ZP_REQUIRE(weight.dim() == dims + 2 && weight.scalar_type() == ScalarType::Char,
@@ -65,6 +76,7 @@ Tensor pack(const std::string& what, int64_t dims, Tensor weight, const Optional
     v.zero_point_step = zero_point->numel() == 1 ? 0 : 1;
   }
   const PackKind kind = conv_kind(dims, groups, weight.size(0), v.kernel_h, v.kernel_w, v.channels, dilation, stride);
+  if (kind == PackKind::kDirect) v.joined = joined_groups(groups, v.n);
   const PackedHeader header = plan_pack(v, kind, kernels());
   Tensor blob = empty_packed(header.total_bytes);
   start_pack(header, bytes(blob));
@@ -240,7 +252,8 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
   const int64_t terms = h.kind == PackKind::kWinograd ? 9 * h.kc : h.unique_taps * h.kc;
   ZP_REQUIRE((h.kind == kind || (kind == PackKind::kWinograd && h.kind == PackKind::kDirect)) &&
                  h.kernel_w == kernel_w && h.groups * h.n == out_channels &&
-                 (h.kind == PackKind::kDepthwise || terms == kernel_h * kernel_w * weight.size(1)),
+                 (h.kind == PackKind::kDepthwise ||
+                  (h.groups * h.joined == groups && terms == kernel_h * kernel_w * weight.size(1) * h.joined)),
              what + ": `packed` was made for other groups, dilation, stride or shape");
 
   const int64_t batch = x.size(0);

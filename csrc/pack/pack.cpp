@@ -92,7 +92,8 @@ void transform_kernel(const int32_t (&g)[3][3], int32_t (&u)[kWinogradPoints]) {
 
 // One output channel of a GEMM's panels; gives the sum of its weights.
 int32_t pack_column(const WeightView& w, const PackedHeader& h, uint8_t* data, int64_t n) {
-  const int64_t group = n / w.n, column = n % w.n;
+  const int64_t group = n / h.n, column = n % h.n;
+  const int64_t first_channel = column / w.n * w.channels;  // of its own group among those that are joined
   const int64_t k_groups = ceil_div(h.kc, 4);
   const int64_t panel_cols = static_cast<int64_t>(h.lanes) * h.panel_vectors;
   const int64_t panel = column / panel_cols, in_panel = column % panel_cols;
@@ -106,7 +107,7 @@ int32_t pack_column(const WeightView& w, const PackedHeader& h, uint8_t* data, i
   for (int64_t kh = 0; kh < w.kernel_h; ++kh)
     for (int64_t kw = 0; kw < w.kernel_w; ++kw) {
       const int64_t position = kh * w.kernel_w + kw, tap = position / joined;
-      int64_t k = position % joined * w.channels;
+      int64_t k = position % joined * w.channels + first_channel;
       for (int64_t c = 0; c < w.channels; ++c, ++k) {
         const int32_t value = weight_at(w, n, kh, kw, c);
         sum += value;
@@ -204,6 +205,7 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
   h.repeats = std::max<int64_t>(1, std::max(ceil_div(highest, 127), ceil_div(-lowest, 128)));
   if (kind == PackKind::kWinograd) h.repeats = 1;  // its 16 bits hold what 9 make of them
   h.kernel_w = w.kernel_w;
+  h.joined = w.joined;
   if (kind == PackKind::kDepthwise) {
     h.groups = 1;
     h.n = w.groups;
@@ -214,11 +216,11 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
     const int64_t slots = full_block_channels(h) + 4 * h.tail_lanes;
     h.group_bytes = slots * h.repeats * w.kernel_w * ceil_div(w.kernel_h, 4) * 4;
   } else {
-    h.groups = w.groups;
-    h.n = w.n;
+    h.groups = w.groups / w.joined;
+    h.n = w.n * w.joined;
     const int64_t positions = w.kernel_h * w.kernel_w;
     h.unique_taps = kind == PackKind::kGathered ? 1 : kind == PackKind::kRows ? w.kernel_h : positions;
-    h.kc = positions / h.unique_taps * w.channels;
+    h.kc = positions / h.unique_taps * w.channels * w.joined;
     const int64_t slots = ceil_div(h.n, h.lanes) * h.lanes;
     if (kind == PackKind::kWinograd) {
       h.unique_taps = kWinogradPoints;

@@ -33,6 +33,7 @@ struct PackedHeader {
   int32_t tail_lanes;  // depthwise: lanes of the last block's vectors where it is a half-width one, else 0
   int32_t a_offset;    // what the kernel takes off the input's bytes (KernelTable::a_offset)
   int64_t groups, n, unique_taps, repeats, kc;
+  int64_t joined;       // of a convolution's groups in each of `groups`, with weights of 0 between them
   int64_t kernel_w;     // depthwise: kernel columns; unique_taps = kernel_h * kernel_w
   int64_t data_offset;  // bytes
   int64_t group_bytes;  // bytes of data per group
@@ -40,12 +41,13 @@ struct PackedHeader {
 };
 
 constexpr uint32_t kPackMagic = 0x4B50505AU;  // "ZPPK"
-constexpr uint32_t kPackVersion = 1;
+constexpr uint32_t kPackVersion = 2;
 
 // Integer weights as [groups * n][unique_taps][kc], addressed through strides in elements.
 struct WeightView {
   const int8_t* data;
   int64_t groups, n, kernel_h, kernel_w, channels;  // channels per group
+  int64_t joined = 1;                               // PackedHeader::joined
   int64_t stride_n, stride_c, stride_h, stride_w;
   const int64_t* zero_point;  // null: all 0
   int64_t zero_point_step;    // 0: one for all, 1: one per output channel

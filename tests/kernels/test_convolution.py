@@ -67,6 +67,44 @@ def test_depthwise_rows_that_share_their_input(isa, kernel, stride):
 
 @pytest.mark.parametrize("isa", backend.available_isas())
 @pytest.mark.parametrize(
+    ("groups", "channels", "columns"), [(32, 4, 4), (8, 8, 8), (48, 1, 2), (17, 1, 3), (7, 2, 5), (6, 3, 1), (3, 16, 7)]
+)
+def test_groups_that_are_joined(isa, groups, channels, columns):
+    """Whole and part registers, taps of 4 to 48 bytes, numbers of groups that are prime; weights of 9 bits, too."""
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (2, groups * channels, 9, 11), dtype=torch.uint8)
+    weight = torch.randint(-128, 128, (groups * columns, channels, 3, 3)).to(torch.int8)
+    scale, bias = torch.rand(groups * columns) * 0.01, torch.randn(groups * columns)
+    for zero_point in (None, torch.randint(-9, 9, (groups * columns,))):
+        for stride in ((1, 1), (2, 2)):
+            arguments = (
+                scale,
+                zero_point,
+                bias,
+                stride,
+                (1, 1),
+                (1, 1),
+                groups,
+                0.02,
+                120,
+                0.5,
+                0,
+                0,
+                255,
+                torch.uint8,
+            )
+            expected = _reference.conv2d(x, weight, torch.empty(0, dtype=torch.uint8), *arguments)
+            with backend.use_isa(isa):
+                packed = ops.conv2d_pack(weight, zero_point, (1, 1), groups)
+                assert torch.equal(ops.conv2d(x, weight, packed, *arguments), expected)
+    with pytest.raises(ValueError, match="made for other groups"), backend.use_isa(isa):
+        half = torch.cat([weight, weight], 1)  # the shape of half as many groups
+        other = (scale, None, bias, (1, 1), (1, 1), (1, 1), groups // 2, 0.02, 120, 0.5, 0, 0, 255, torch.uint8)
+        ops.conv2d(x[:, : groups // 2 * 2 * channels], half, packed, *other)
+
+
+@pytest.mark.parametrize("isa", backend.available_isas())
+@pytest.mark.parametrize(
     ("channels", "kernel"), [(3, 3), (3, 7), (1, 3), (1, 5), (1, 7), (8, 3), (12, 1), (5, 2), (15, 5)]
 )
 def test_few_channels(isa, channels, kernel):
