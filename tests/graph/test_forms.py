@@ -255,6 +255,27 @@ class Unbound(nn.Module):
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
+class Halves(nn.Module):
+    """One half goes on to a layer, the other to what has no int8 form."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(32, 64), nn.Linear(32, 32)
+
+    def forward(self, x):
+        a, b = self.first(x).chunk(2, -1)
+        return self.second(a) * torch.cumsum(b, 1)
+
+
+def test_parts_of_which_some_are_float():
+    torch.manual_seed(0)
+    model, x = Halves().eval(), torch.randn(3, 11, 32)
+    program = zp.quantize(model, [torch.randn(3, 11, 32) for _ in range(4)])
+    operators = [i.operator for i in program.program.body]
+    assert operators.count("zeropoint::quantize_per_tensor") == operators.count("zeropoint::dequantize_per_tensor") == 1
+    assert sqnr(model(x), program(x)) > 25
+
+
 APART = {"unbind": (), "chunk": (3,), "split": (1,), "split_with_sizes": ([1, 1, 1],)}
 
 

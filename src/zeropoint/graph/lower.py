@@ -62,6 +62,8 @@ class Lowering(GraphBuilder):
                 self.cover(node, "int8")  # done with its clamp
             elif node in self.floats:
                 continue  # a part of a recurrent layer's or a bag's result
+            elif node.target is operator.getitem and node.args[0] in self.ints:
+                self._part(node)  # also where it is needed in float only: there is no list of floats
             elif node in self.annotation.by_weight:
                 self._by_weight(node)
             elif node in self.annotation.forms:
@@ -241,11 +243,12 @@ class Lowering(GraphBuilder):
         out = self.call(ops.attention, *sides, factor, scale, zero_point, dtype.storage, mask, a["is_causal"])
         self._record(node, Int8(out, scale, zero_point, dtype))
 
+    def _part(self, node: fx.Node) -> None:
+        whole = self.as_int8(node.args[0])
+        self._record(node, Int8(self.call(operator.getitem, whole.node, node.args[1]), *whole.qparams, whole.dtype))
+
     def _keep(self, node: fx.Node) -> None:
         x = self.as_int8(self.annotation.inputs[node][0])
-        if node.target is operator.getitem:
-            self._record(node, Int8(self.call(operator.getitem, x.node, node.args[1]), *x.qparams, x.dtype))
-            return
         if node.target in POOLS:
             out = self._pool(node, x)
         elif node.target in (aten.constant_pad_nd.default, aten.pad.default):
