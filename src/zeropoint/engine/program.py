@@ -351,9 +351,7 @@ class _Builder:
         return self.constants[name]
 
     def _fixed(self, value: torch.Tensor) -> Value:
-        """A copy of ``value``, whose model may be trained on; one that has the same bits already serves for both, as the
-        weight of a layer that is called again.
-        """
+        """A constant; one that has the same bits already serves for both, as the weight of a layer that is called again."""
         content = _content(value)
         sample = content[:: max(1, content.numel() // 64)].tolist()
         alike = self.by_content.setdefault((value.dtype, value.shape, value.stride(), *sample), [])
@@ -362,7 +360,7 @@ class _Builder:
                 return Value(index)
         index = self._new()
         alike.append(index)
-        self.program.constants[index] = value.clone()
+        self.program.constants[index] = value
         self.fixed.add(index)
         return Value(index)
 

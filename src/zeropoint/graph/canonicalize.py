@@ -12,7 +12,7 @@ from torch import fx
 from zeropoint.graph.constants import constant_of, is_constant
 from zeropoint.graph.rewrite import Rewriter, replace_node
 
-__all__ = ["arguments", "canonicalize", "is_power", "numbers"]
+__all__ = ["arguments", "canonicalize", "is_check", "is_power", "numbers"]
 
 aten = torch.ops.aten
 
@@ -83,14 +83,19 @@ def _drop_device(node: fx.Node) -> None:
         node.target, node.args, node.kwargs = aten.to.dtype, (a["self"], dtype, False, False, a["memory_format"]), {}
 
 
+def is_check(node: fx.Node) -> bool:
+    """Whether the node only checks a size."""
+    name = str(node.target)
+    return name.startswith("aten._assert") or "sym_constrain_range" in name
+
+
 def _drop_identities(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
         if node.target in _CONVERSIONS:
             _drop_device(node)
-        name = str(node.target)
-        if name.startswith("aten._assert") or "sym_constrain_range" in name:
+        if is_check(node):
             graph.erase_node(node)
         elif (
             node.target in _IDENTITIES

@@ -19,7 +19,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
 from zeropoint.engine.program import INTEGERS, Guard
 from zeropoint.errors import QuantizationError
-from zeropoint.graph.canonicalize import is_power
+from zeropoint.graph.canonicalize import is_check, is_power
 from zeropoint.graph.contexts import inline_contexts
 from zeropoint.graph.guards import input_guards, unmet
 
@@ -72,13 +72,8 @@ def _unknown_size(graph: fx.Graph) -> Any:
     """A size that is computed in a way that programs do not know, and that something needs."""
     needed: set[fx.Node] = set()
     for node in reversed(graph.nodes):
-        name = str(node.target)
-        is_check = name.startswith("aten._assert") or "sym_constrain_range" in name
-        if (
-            node in needed
-            or (not is_check and isinstance(node.meta.get("val"), (torch.Tensor, list, tuple)))
-            or node.op == "output"
-        ):
+        computes = not is_check(node) and isinstance(node.meta.get("val"), (torch.Tensor, list, tuple))
+        if node in needed or computes or node.op == "output":
             needed.update(node.all_input_nodes)
     for node in graph.nodes:
         size = node.op == "call_function" and isinstance(
@@ -140,7 +135,7 @@ def _export(
     for (a, k), opened in ((doubled, _Open.ALL), (doubled, _Open.FIRST), (given, _Open.ALL), (given, _Open.NONE)):
         try:
             with _SimpleSizes():
-                shapes = _dynamic(dict(inspect.signature(model.forward).bind(*a, **k).arguments), opened)
+                shapes = _dynamic(dict(named), opened)  # doubling adds no dimension
                 exported = torch.export.export(model, a, k, dynamic_shapes=shapes, strict=False)
             guards = input_guards(exported, named, flat)
             unknown = _unknown_size(exported.graph)

@@ -63,6 +63,8 @@ def _program(
         fuse_norms(module)
         fuse_decoder(module)
     program = Program.from_graph(module)
+    # The model may be trained on. Here, since graphs are built to be checked, too.
+    program.constants = {index: value.clone() for index, value in program.constants.items()}
     program.in_spec, program.out_spec = treespec_dumps(captured.in_spec), treespec_dumps(captured.out_spec)
     program.parameters, program.coverage = captured.parameters, coverage
     program.require(captured.guards)

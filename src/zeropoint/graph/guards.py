@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
-from zeropoint.engine.program import INTEGERS, Guard, Size
+from zeropoint.engine.program import INTEGERS, Guard, ProgramError, Size
 from zeropoint.errors import QuantizationError
 
 __all__ = ["UnreadableGuardError", "check_sizes", "input_guards", "unmet"]
@@ -54,7 +54,7 @@ class _Reader:
         elements, which decide about strides, or which views check themselves.
 
         Raises:
-            _UnknownError: a value that is no integer of sizes is fixed or bounded.
+            UnreadableGuardError: a value that is no integer of sizes is fixed or bounded.
         """
         tree = ast.parse(text, mode="eval").body
         if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And):
@@ -72,7 +72,7 @@ class _Reader:
             is_bounded = not isinstance(tree.ops[0], (ast.Eq, ast.NotEq)) and (most is not None or (least or 0) > 2)
             if not is_fixed and not is_bounded:
                 return []
-            raise _UnknownError(_readable(text)) from None
+            raise UnreadableGuardError(_readable(text)) from None
         match tree.ops[0]:
             case ast.Eq():
                 operator = "int::require_equal"
@@ -185,10 +185,7 @@ def input_guards(
     # How torch.export keeps what it found out on its way; without it conditions on several sizes are not known.
     found = getattr(exported, "_guards_code", None) or []
     texts = dict.fromkeys([*_of_single_sizes(exported, paths), *found])
-    try:
-        return list({(g.operator, g.left, g.right): g for text in texts for g in reader.guards(text)}.values())
-    except _UnknownError as error:
-        raise UnreadableGuardError(str(error)) from None
+    return list({(g.operator, g.left, g.right): g for text in texts for g in reader.guards(text)}.values())
 
 
 def _value(expression: Any, shapes: Sequence[Sequence[int]]) -> int:
@@ -204,10 +201,10 @@ def _value(expression: Any, shapes: Sequence[Sequence[int]]) -> int:
 def unmet(guard: Guard, shapes: Sequence[Sequence[int]]) -> bool:
     """Whether inputs of these shapes are none that the graph was captured for."""
     try:
-        left, right = _value(guard.left, shapes), _value(guard.right, shapes)
-    except (ZeroDivisionError, IndexError):
+        _value((guard.operator, guard.left, guard.right), shapes)
+    except (ProgramError, ZeroDivisionError, IndexError):
         return True
-    return left != right if guard.operator == "int::require_equal" else left > right
+    return False
 
 
 def check_sizes(guards: Sequence[Guard], inputs: Sequence[torch.Tensor]) -> None:

@@ -168,7 +168,7 @@ class _Rewriter:
 
     def _integer_side(self, node: fx.Node, side: Any) -> fx.Node | None:
         """An int64 tensor: one of other integers, or a number that is known, made one."""
-        if isinstance(side, int) or (_is_number(side) and not isinstance(side, float)):
+        if _is_number(side) and not isinstance(side, float):
             return self.number(node, side, torch.int64)
         value = constant_of(self.module, side) if is_constant(side) else side.meta.get("val")
         if not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex():
