@@ -99,6 +99,22 @@ struct DepthwiseParams {
   Epilogue epilogue;
 };
 
+// Convolution in groups of few channels or filters (pack.h, kSmallGroups).
+struct SmallGroupsParams {
+  const uint8_t* x;  // NDHWC; 16 bytes are readable from any pixel's start on, and from pad_row's
+  ConvGeometry conv;
+  int64_t channels, filters;              // of the input, of the output
+  int64_t group_channels, group_filters;  // of a group
+  int64_t kernel_rows;                    // of all its planes
+  int64_t word_rows, row_words;           // pack.h
+  int64_t pieces, repeats;
+  bool broadcasts;         // the lanes of a register have one group
+  const uint8_t* pad_row;  // channels bytes of the input's zero point
+  const uint8_t *weight, *spread;
+  void* out;  // NDHWC
+  Epilogue epilogue;
+};
+
 struct PoolParams {
   const uint8_t* x;
   ConvGeometry conv;
@@ -225,6 +241,9 @@ struct KernelTable {
   void (*winograd)(const IgemmParams&, int64_t tile0, int64_t tile1, int64_t panel0, int64_t panel1, uint8_t* scratch);
   size_t (*depthwise_scratch)(const DepthwiseParams&);
   void (*depthwise)(const DepthwiseParams&, int64_t row0, int64_t row1, uint8_t* scratch);
+  size_t (*small_groups_scratch)(const SmallGroupsParams&);
+  // Rows are (image, output plane, output row).
+  void (*small_groups)(const SmallGroupsParams&, int64_t row0, int64_t row1, uint8_t* scratch);
   void (*max_pool)(const PoolParams&, int64_t row0, int64_t row1);
   void (*avg_pool)(const PoolParams&, int64_t row0, int64_t row1);
   void (*quantize_u8)(const float* x, int64_t n, float inv_scale, int32_t zero_point, uint8_t out_xor, uint8_t* out);

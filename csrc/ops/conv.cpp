@@ -17,12 +17,19 @@ constexpr int64_t kFewChannels = 16;
 // Transforming a tile takes as long as a few output channels of it, and fewer input channels are over before.
 constexpr int64_t kWinogradChannels = 32;
 
+// Groups of so many outputs are small: a matrix product of one would fill no register, or split A (split.h) for few
+// columns.
+bool small_groups(int64_t groups, int64_t filters) {
+  return groups > 1 && (kernels().splits ? filters <= 24 : filters < kernels().lanes);
+}
+
 // `rows` of the kernel, of `row` positions each; `channels` of a group. `stride` empty: any.
 PackKind conv_kind(int64_t dims, int64_t groups, int64_t out_channels, int64_t rows, int64_t row, int64_t channels,
                    const std::vector<int64_t>& dilation, const std::vector<int64_t>& stride) {
   const int64_t dilation_w = dilation.back();
   const auto ones = [](const std::vector<int64_t>& v) { return v == std::vector<int64_t>{1, 1}; };
   if (dims == 2 && groups > 1 && channels == 1 && out_channels == groups) return PackKind::kDepthwise;
+  if (small_groups(groups, out_channels / groups)) return PackKind::kSmallGroups;
   if (kernels().winograd && groups == 1 && rows == 3 && row == 3 && ones(dilation) && ones(stride) &&
       channels >= kWinogradChannels && out_channels >= kWinogradChannels)
     return PackKind::kWinograd;
@@ -30,17 +37,6 @@ PackKind conv_kind(int64_t dims, int64_t groups, int64_t out_channels, int64_t r
   const int64_t apart = rows * ceil_div(row * channels, 4), together = ceil_div(rows * row * channels, 4);
   const bool waste = kernels().splits ? apart > together : 20 * apart > 27 * together;
   return waste ? PackKind::kGathered : PackKind::kRows;
-}
-
-// Columns that small groups are joined to. A register has room for more of them than such a group has, and a tap of
-// several groups is one run of bytes. One thread of a Zen 3, 128 channels in 32 groups, 3x3 at 56x56: 11.4 -> 2.2 ms.
-constexpr int64_t kJoinedColumns = 16;
-
-// How many groups become one: the largest divisor that fits.
-int64_t joined_groups(int64_t groups, int64_t n) {
-  for (int64_t joined = std::min(groups, kJoinedColumns / n); joined > 1; --joined)
-    if (groups % joined == 0) return joined;
-  return 1;
 }
 
 Tensor pack(const std::string& what, int64_t dims, Tensor weight, const OptionalTensor& zero_point,
@@ -76,7 +72,6 @@ Tensor pack(const std::string& what, int64_t dims, Tensor weight, const Optional
     v.zero_point_step = zero_point->numel() == 1 ? 0 : 1;
   }
   const PackKind kind = conv_kind(dims, groups, weight.size(0), v.kernel_h, v.kernel_w, v.channels, dilation, stride);
-  if (kind == PackKind::kDirect) v.joined = joined_groups(groups, v.n);
   const PackedHeader header = plan_pack(v, kind, kernels());
   Tensor blob = empty_packed(header.total_bytes);
   start_pack(header, bytes(blob));
@@ -231,6 +226,21 @@ ConvGeometry geometry(const std::string& what, int64_t dims, const Tensor& x, co
   return g;
 }
 
+// The rows of an output of kernels with a lane per channel; they share work among up to four.
+template <class Params>
+void run_rows(Params& p, int64_t rows, int64_t row_bytes, int64_t cost, size_t scratch_bytes,
+              void (*run)(const Params&, int64_t, int64_t, uint8_t*)) {
+  const TableAfter after(p.epilogue, p.out);
+  const int64_t step = after.table ? std::max<int64_t>(4, 24576 / row_bytes) : rows;
+  parallel(rows, row_bytes * std::max<int64_t>(1, cost), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row += step) {
+      const int64_t last = std::min(end, row + step);
+      run(p, row, last, scratch(Scratch::kWorker, scratch_bytes));
+      after(kernels(), row * row_bytes, last * row_bytes);
+    }
+  });
+}
+
 Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, const Tensor& packed,
                 const Tensor& w_scale, const OptionalTensor& bias, const std::vector<int64_t>& stride,
                 const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation, int64_t groups,
@@ -253,7 +263,8 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
   ZP_REQUIRE((h.kind == kind || (kind == PackKind::kWinograd && h.kind == PackKind::kDirect)) &&
                  h.kernel_w == kernel_w && h.groups * h.n == out_channels &&
                  (h.kind == PackKind::kDepthwise ||
-                  (h.groups * h.joined == groups && terms == kernel_h * kernel_w * weight.size(1) * h.joined)),
+                  ((h.kind == PackKind::kSmallGroups ? h.filters * groups == h.n : h.groups == groups) &&
+                   terms == kernel_h * kernel_w * weight.size(1))),
              what + ": `packed` was made for other groups, dilation, stride or shape");
 
   const int64_t batch = x.size(0);
@@ -271,7 +282,9 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
 
   const auto pad_value = static_cast<uint8_t>(to_u8_domain(spec.x_zero_point, x.scalar_type()));
   const bool few_channels = h.kind == PackKind::kRows || h.kind == PackKind::kGathered;
-  const bool copies = few_channels || sign_flip(x.scalar_type()) || (h.kind == PackKind::kDirect && h.kc % 4);
+  const bool lanewise = h.kind == PackKind::kDepthwise || h.kind == PackKind::kSmallGroups;
+  const bool runs_over = h.kind == PackKind::kDirect ? h.kc % 4 > 0 : h.kind == PackKind::kSmallGroups && channels < 16;
+  const bool copies = few_channels || sign_flip(x.scalar_type()) || runs_over;
   if (!copies) x = to_channels_last(x);
   const uint8_t* input = copies ? padded_copy(x, pad_value, g) : bytes(x);
   // Padding row of zero points, kept at the end of this thread's input scratch only while unpadded
@@ -281,7 +294,7 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
     uint8_t* row = scratch(Scratch::kInput, static_cast<size_t>(channels) + 64);
     std::fill_n(row, channels + 64, pad_value);
     pad_row = row;
-  } else if (h.kind == PackKind::kDepthwise) {
+  } else if (lanewise) {
     pad_row = input;  // kernel rows past the last are read with weight 0: any readable bytes do
   }
 
@@ -296,18 +309,32 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
     p.weight = bytes(packed) + h.data_offset;
     p.out = out.data_ptr();
     p.epilogue = epilogue;
-    const TableAfter after(p.epilogue, p.out);
-    const size_t scratch_bytes = kernel.depthwise_scratch(p);
-    const int64_t row_bytes = g.out_w * channels;
-    // Kernels share work among up to four rows.
-    const int64_t step = after.table ? std::max<int64_t>(4, 24576 / row_bytes) : batch * g.out_h;
-    parallel(batch * g.out_h, row_bytes * kernel_h * kernel_w / 8, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; row += step) {
-        const int64_t last = std::min(end, row + step);
-        kernel.depthwise(p, row, last, scratch(Scratch::kWorker, scratch_bytes));
-        after(kernel, row * row_bytes, last * row_bytes);
-      }
-    });
+    run_rows(p, batch * g.out_h, g.out_w * channels, kernel_h * kernel_w / 8, kernel.depthwise_scratch(p),
+             kernel.depthwise);
+    return out;
+  }
+
+  if (h.kind == PackKind::kSmallGroups) {
+    SmallGroupsParams p = {};
+    p.x = input;
+    p.conv = g;
+    p.channels = channels;
+    p.filters = out_channels;
+    p.group_channels = h.kc;
+    p.group_filters = h.filters;
+    p.broadcasts = h.panel_vectors == 1;
+    p.kernel_rows = kernel_h;
+    p.word_rows = word_rows(h.kc);
+    p.row_words = row_words(h.kc);
+    p.pieces = h.pieces;
+    p.repeats = h.repeats;
+    p.pad_row = pad_row;
+    p.weight = bytes(packed) + h.data_offset;
+    p.spread = bytes(packed) + h.spread_offset;
+    p.out = out.data_ptr();
+    p.epilogue = epilogue;
+    run_rows(p, batch * g.out_d * g.out_h, g.out_w * out_channels, kernel_h * kernel_w * h.kc / 8,
+             kernel.small_groups_scratch(p), kernel.small_groups);
     return out;
   }
 

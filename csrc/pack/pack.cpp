@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "spread.h"
+
 namespace zeropoint {
 namespace {
 
@@ -93,7 +95,6 @@ void transform_kernel(const int32_t (&g)[3][3], int32_t (&u)[kWinogradPoints]) {
 // One output channel of a GEMM's panels; gives the sum of its weights.
 int32_t pack_column(const WeightView& w, const PackedHeader& h, uint8_t* data, int64_t n) {
   const int64_t group = n / h.n, column = n % h.n;
-  const int64_t first_channel = column / w.n * w.channels;  // of its own group among those that are joined
   const int64_t k_groups = ceil_div(h.kc, 4);
   const int64_t panel_cols = static_cast<int64_t>(h.lanes) * h.panel_vectors;
   const int64_t panel = column / panel_cols, in_panel = column % panel_cols;
@@ -107,7 +108,7 @@ int32_t pack_column(const WeightView& w, const PackedHeader& h, uint8_t* data, i
   for (int64_t kh = 0; kh < w.kernel_h; ++kh)
     for (int64_t kw = 0; kw < w.kernel_w; ++kw) {
       const int64_t position = kh * w.kernel_w + kw, tap = position / joined;
-      int64_t k = position % joined * w.channels + first_channel;
+      int64_t k = position % joined * w.channels;
       for (int64_t c = 0; c < w.channels; ++c, ++k) {
         const int32_t value = weight_at(w, n, kh, kw, c);
         sum += value;
@@ -170,9 +171,27 @@ void put_depthwise(const PackedHeader& h, uint8_t* data, int64_t channel, int64_
   }
 }
 
+// One output channel of small groups; gives the sum of its weights.
+int32_t pack_words(const WeightView& w, const PackedHeader& h, uint8_t* data, int64_t n) {
+  const int64_t panel_cols = static_cast<int64_t>(h.lanes) * h.panel_vectors, first = n / panel_cols * panel_cols;
+  const int64_t vectors = vectors_of_panel(h.n - first, h.lanes, h.panel_vectors);
+  const int64_t rows = word_rows(h.kc), per_row = row_words(h.kc), words = ceil_div(w.kernel_h, rows) * per_row;
+  uint8_t* base = data + first * h.repeats * h.kernel_w * words * 4 + panel_slot(n - first, h.lanes, vectors) * 4;
+  int32_t sum = 0;
+  for_each_weight(w, n, n + 1, [&](int64_t, int64_t kh, int64_t kw, int64_t c, int32_t value) {
+    sum += value;
+    const int64_t word = kh / rows * per_row + c / 4, byte = rows > 1 ? kh % rows * h.kc + c : c % 4;
+    for (int64_t repeat = 0; repeat < h.repeats; ++repeat)
+      base[((repeat * h.kernel_w + kw) * words + word) * vectors * h.lanes * 4 + byte] =
+          static_cast<uint8_t>(part_of(value, repeat));
+  });
+  return sum;
+}
+
 // Only the implicit GEMM takes something off.
 int32_t offset_of(PackKind kind, const KernelTable& table) {
-  return kind == PackKind::kDepthwise || kind == PackKind::kWinograd ? 0 : table.a_offset;
+  const bool igemm = kind == PackKind::kDirect || kind == PackKind::kRows || kind == PackKind::kGathered;
+  return igemm ? table.a_offset : 0;
 }
 
 }  // namespace
@@ -201,11 +220,11 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
   h.kind = kind;
   h.lanes = table.lanes;
   h.a_offset = offset_of(kind, table);
-  h.panel_vectors = kind == PackKind::kDepthwise ? 4 : table.panel_vectors;
+  const bool lanewise = kind == PackKind::kDepthwise || kind == PackKind::kSmallGroups;
+  h.panel_vectors = lanewise ? 4 : table.panel_vectors;
   h.repeats = std::max<int64_t>(1, std::max(ceil_div(highest, 127), ceil_div(-lowest, 128)));
   if (kind == PackKind::kWinograd) h.repeats = 1;  // its 16 bits hold what 9 make of them
   h.kernel_w = w.kernel_w;
-  h.joined = w.joined;
   if (kind == PackKind::kDepthwise) {
     h.groups = 1;
     h.n = w.groups;
@@ -215,12 +234,23 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
     h.tail_lanes = rest > 0 && rest <= 4 * table.half_lanes ? table.half_lanes : 0;
     const int64_t slots = full_block_channels(h) + 4 * h.tail_lanes;
     h.group_bytes = slots * h.repeats * w.kernel_w * ceil_div(w.kernel_h, 4) * 4;
+  } else if (kind == PackKind::kSmallGroups) {
+    h.groups = 1;
+    h.n = w.groups * w.n;
+    h.filters = w.n;
+    h.unique_taps = w.kernel_h * w.kernel_w;
+    h.kc = w.channels;
+    // The lanes of a register have one group: the kernel broadcasts.
+    if (table.splits && w.n % table.lanes == 0 && word_rows(h.kc) == 1) h.panel_vectors = 1;
+    h.pieces = h.panel_vectors > 1 ? spread_pieces(h) : 0;
+    const int64_t words = ceil_div(w.kernel_h, word_rows(h.kc)) * row_words(h.kc);
+    h.group_bytes = ceil_div(h.n, h.lanes) * h.lanes * h.repeats * w.kernel_w * words * 4;
   } else {
-    h.groups = w.groups / w.joined;
-    h.n = w.n * w.joined;
+    h.groups = w.groups;
+    h.n = w.n;
     const int64_t positions = w.kernel_h * w.kernel_w;
     h.unique_taps = kind == PackKind::kGathered ? 1 : kind == PackKind::kRows ? w.kernel_h : positions;
-    h.kc = positions / h.unique_taps * w.channels * w.joined;
+    h.kc = positions / h.unique_taps * w.channels;
     const int64_t slots = ceil_div(h.n, h.lanes) * h.lanes;
     if (kind == PackKind::kWinograd) {
       h.unique_taps = kWinogradPoints;
@@ -230,20 +260,24 @@ PackedHeader plan_pack(const WeightView& w, PackKind kind, const KernelTable& ta
     }
   }
   h.data_offset = ceil_div(static_cast<int64_t>(sizeof(PackedHeader)) + h.groups * h.n * 4, 64) * 64;
-  h.total_bytes = h.data_offset + h.groups * h.group_bytes;
+  h.spread_offset = h.data_offset + h.groups * h.group_bytes;
+  h.total_bytes = h.spread_offset + (kind == PackKind::kSmallGroups ? spread_bytes(h) : 0);
   return h;
 }
 
 void start_pack(const PackedHeader& h, uint8_t* blob) {
   std::memset(blob, 0, static_cast<size_t>(h.total_bytes));
   std::memcpy(blob, &h, sizeof h);
+  if (h.kind == PackKind::kSmallGroups) write_spread(h, blob + h.spread_offset);
 }
 
 void pack_weights(const WeightView& w, const PackedHeader& h, uint8_t* blob, int64_t n0, int64_t n1) {
   auto* sums = reinterpret_cast<int32_t*>(blob + sizeof h);
   uint8_t* data = blob + h.data_offset;
   if (h.kind != PackKind::kDepthwise) {
-    const auto pack = h.kind == PackKind::kWinograd ? pack_points : pack_column;
+    const auto pack = h.kind == PackKind::kWinograd      ? pack_points
+                      : h.kind == PackKind::kSmallGroups ? pack_words
+                                                         : pack_column;
     for (int64_t n = n0; n < n1; ++n) sums[n] = pack(w, h, data, n);
     return;
   }

@@ -99,9 +99,10 @@ class Generator:
         if self.chance(0.4):
             groups = self.one(2, 3, 8, 17, 32, 64, 65, 130)
             channels = out_channels = groups
-        elif self.chance(0.3):  # small groups, which are joined
-            groups = self.one(3, 6, 8, 12, 17, 32)
-            channels, out_channels = groups * self.one(1, 2, 3, 4, 8, 16), groups * self.one(1, 2, 3, 4, 5, 8, 9)
+        elif self.chance(0.5):  # small groups
+            groups = self.one(2, 3, 6, 8, 12, 17, 32)
+            channels = groups * self.one(1, 2, 3, 4, 5, 8, 12, 16, 21, 24)
+            out_channels = groups * self.one(1, 2, 3, 4, 5, 8, 9, 12, 16, 24)
         else:
             channels = groups * self.one(1, 2, 3, 4, 5, 8, 16, 20, 33)
             out_channels = groups * self.one(1, 2, 15, 16, 17, 31, 32, 40, 63, 64, 65, 70, 130)

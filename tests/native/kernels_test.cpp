@@ -85,8 +85,8 @@ struct Slots {
 
 // One convolution or matrix product: what all tables get.
 struct Problem {
-  bool conv, depthwise, gathered, by_rows, winograd;
-  int64_t n, kc, kernel_d, kernel_h, kernel_w, rows;
+  bool conv, depthwise, small, gathered, by_rows, winograd;
+  int64_t groups, n, kc, kernel_d, kernel_h, kernel_w, rows;
   ConvGeometry g = {};
   std::vector<int8_t> weight;
   std::vector<int64_t> zero_points;
@@ -98,22 +98,29 @@ struct Problem {
 
   Problem() {
     conv = chance(60);
-    depthwise = conv && chance(50);
+    depthwise = conv && chance(40);
+    small = conv && !depthwise && chance(40);
     n = pick({1, 3, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 130});
-    gathered = conv && !depthwise && chance(30);
+    gathered = conv && !depthwise && !small && chance(30);
     by_rows = gathered && chance(50);
     kc = depthwise ? 1 : gathered ? pick({1, 2, 3, 5, 12}) : 4 * pick({1, 2, 4, 5, 16, 33});
+    groups = depthwise ? n : 1;
+    if (small) {
+      groups = pick({2, 3, 8, 17, 32});
+      n = groups * pick({1, 2, 3, 4, 5, 8, 16, 24});
+      kc = pick({1, 2, 3, 4, 5, 8, 17});
+    }
     kernel_d = conv && !depthwise ? pick({1, 1, 2, 3}) : 1;
     kernel_h = conv ? pick({1, 2, 3, 5, 7, 9}) : 1;
     kernel_w = conv ? pick({1, 3, 3, 5, 7}) : 1;
     rows = pick({1, 2, 5, 6, 7, 13, 49});
-    winograd = conv && !depthwise && !gathered && chance(40);
+    winograd = conv && !depthwise && !small && !gathered && chance(40);
     if (winograd) {
       kc = pick({16, 20, 36, 68});
       kernel_d = 1;
       kernel_h = kernel_w = 3;
     }
-    const int64_t channels = depthwise ? n : kc;
+    const int64_t channels = groups * kc;
     if (conv) {
       g.kernel_h = kernel_h;
       g.kernel_w = kernel_w;
@@ -141,9 +148,12 @@ struct Problem {
       g.image_stride = g.in_d * g.plane_stride;
       rows = g.out_d * g.out_h * g.out_w;
     }
-    x = random_vector<uint8_t>((conv ? g.image_stride : rows * kc) + (gathered ? kPiece : 0));
+    x = random_vector<uint8_t>((conv ? g.image_stride : rows * kc) + (gathered                 ? kPiece
+                                                                      : small && channels < 16 ? 16
+                                                                                               : 0));
     x_zero_point = static_cast<int32_t>(engine() % 256);
-    pad.assign(static_cast<size_t>(channels), static_cast<uint8_t>(x_zero_point));
+    pad.assign(static_cast<size_t>(small ? std::max<int64_t>(channels, 16) : channels),
+               static_cast<uint8_t>(x_zero_point));
     weight = random_vector<int8_t>(n * kc * kernel_d * kernel_h * kernel_w);
     // Sums of products at the ends of 16 bits (split.h).
     if (chance(20)) {
@@ -171,8 +181,8 @@ struct Problem {
   Bytes run(const KernelTable& t) const {
     WeightView w = {};
     w.data = weight.data();
-    w.groups = depthwise ? n : 1;
-    w.n = depthwise ? 1 : n;
+    w.groups = groups;
+    w.n = n / groups;
     w.kernel_h = kernel_d * kernel_h;
     w.kernel_w = kernel_w;
     w.channels = kc;
@@ -184,6 +194,7 @@ struct Problem {
     w.zero_point_step = 1;
     const PackedHeader h = plan_pack(w,
                                      depthwise                ? PackKind::kDepthwise
+                                     : small                  ? PackKind::kSmallGroups
                                      : by_rows                ? PackKind::kRows
                                      : gathered               ? PackKind::kGathered
                                      : winograd && t.winograd ? PackKind::kWinograd
@@ -228,6 +239,29 @@ struct Problem {
       p.epilogue = e;
       auto s = scratch_of(t.depthwise_scratch(p));
       t.depthwise(p, 0, g.out_h, s.data());
+    } else if (small) {
+      SmallGroupsParams p = {};
+      p.x = x.data();
+      p.conv = g;
+      p.channels = groups * kc;
+      p.filters = n;
+      p.group_channels = kc;
+      p.group_filters = n / groups;
+      p.kernel_rows = kernel_d * kernel_h;
+      p.word_rows = word_rows(kc);
+      p.row_words = row_words(kc);
+      p.pieces = h.pieces;
+      p.repeats = h.repeats;
+      p.broadcasts = h.panel_vectors == 1;
+      p.pad_row = pad.data();
+      p.weight = blob.data() + h.data_offset;
+      p.spread = blob.data() + h.spread_offset;
+      p.out = out.data();
+      p.epilogue = e;
+      auto s = scratch_of(t.small_groups_scratch(p));
+      const int64_t half = g.out_d * g.out_h / 2;
+      t.small_groups(p, 0, half, s.data());
+      t.small_groups(p, half, g.out_d * g.out_h, s.data());
     } else {
       IgemmParams p = {};
       p.a = x.data();

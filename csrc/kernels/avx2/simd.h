@@ -199,6 +199,39 @@ struct Avx2 {
   static I32 dot_mixed(I32 acc, I32 mixed, DwWeight w) {
     return dot_dw(acc, {even_unsigned(mixed), odd_unsigned(mixed)}, w);
   }
+  // Of 16 bytes at each place, one run or not, those that `which` names: 0 where it is above 127.
+  template <bool Run>
+  static U8 spread(const uint8_t* p, const int32_t (&where)[2], U8 which) {
+    const auto at = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + where[i])); };
+    return _mm256_shuffle_epi8(Run ? load_whole(p + where[0]) : _mm256_set_m128i(at(1), at(0)), which);
+  }
+  // store_dw_input of words in a row, each in all lanes, `apart` bytes from each other.
+  template <int Words>
+  static void store_words(const uint8_t* p, uint8_t* out, int64_t apart) {
+    __m256i x;
+    if constexpr (Words == 4) {
+      x = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    } else if constexpr (Words == 2) {
+      int64_t eight;
+      __builtin_memcpy(&eight, p, 8);
+      x = _mm256_set1_epi64x(eight);
+    } else {
+      x = broadcast_a(p);
+    }
+    const __m256i even = even_unsigned(x), odd = odd_unsigned(x);
+    const auto put = [&](int i, __m256i first, __m256i second) {
+      store_16(out + i * apart, first);
+      store_16(out + i * apart + 32, second);
+    };
+    put(0, Words > 1 ? _mm256_shuffle_epi32(even, 0x00) : even, Words > 1 ? _mm256_shuffle_epi32(odd, 0x00) : odd);
+    if constexpr (Words > 1) put(1, _mm256_shuffle_epi32(even, 0x55), _mm256_shuffle_epi32(odd, 0x55));
+    if constexpr (Words > 2) {
+      put(2, _mm256_shuffle_epi32(even, 0xAA), _mm256_shuffle_epi32(odd, 0xAA));
+      put(3, _mm256_shuffle_epi32(even, 0xFF), _mm256_shuffle_epi32(odd, 0xFF));
+    }
+  }
+  static U8 or_u8(U8 a, U8 b) { return _mm256_or_si256(a, b); }
+  static I32 words(U8 bytes) { return bytes; }
   static void interleave(const U8 (&t)[4], I32 (&out)[4]) {
     const __m256i lo01 = _mm256_unpacklo_epi8(t[0], t[1]), hi01 = _mm256_unpackhi_epi8(t[0], t[1]);
     const __m256i lo23 = _mm256_unpacklo_epi8(t[2], t[3]), hi23 = _mm256_unpackhi_epi8(t[2], t[3]);
@@ -249,6 +282,14 @@ struct Avx2 {
     if (NV == 4 && count == 24) {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low);
       _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 16), _mm256_extracti128_si256(bytes, 1));
+      return;
+    }
+    if (NV == 3 && count == 24) {  // the first row of twelve bytes, and what follows it, which is written over
+      const __m128i high = _mm256_extracti128_si256(bytes, 1);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low);
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 12), high);
+      const int32_t last = _mm_extract_epi32(high, 2);
+      __builtin_memcpy(p + 20, &last, 4);
       return;
     }
     if (NV != 3 && count == 8) {

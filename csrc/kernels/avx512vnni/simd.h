@@ -232,6 +232,21 @@ struct Avx512Vnni {
     return NV == 2 ? _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)
                    : _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   }
+  // Of 16 bytes at each place, one run or not, those that `which` names: 0 where it is above 127.
+  template <bool Run>
+  static U8 spread(const uint8_t* p, const int32_t (&where)[4], U8 which) {
+    const auto at = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + where[i])); };
+    __m512i bytes;
+    if constexpr (Run) {
+      bytes = _mm512_loadu_si512(p + where[0]);
+    } else {
+      bytes = _mm512_inserti32x4(_mm512_castsi128_si512(at(0)), at(1), 1);
+      bytes = _mm512_inserti32x4(_mm512_inserti32x4(bytes, at(2), 2), at(3), 3);
+    }
+    return _mm512_shuffle_epi8(bytes, which);
+  }
+  static U8 or_u8(U8 a, U8 b) { return _mm512_or_si512(a, b); }
+  static I32 words(U8 bytes) { return bytes; }
   template <int NV>
   static void store_joined(uint8_t* out, int64_t stride, const int64_t (&places)[4 / NV], int cols, U8 bytes) {
     bytes = _mm512_permutexvar_epi32(row_order<NV>(), bytes);

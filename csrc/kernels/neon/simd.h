@@ -126,6 +126,13 @@ struct Neon {
   static void store_dw_input(uint8_t* p, I32 mixed) { vst1q_u8(p, vreinterpretq_u8_s32(mixed)); }
   static I32 dot_dw(I32 acc, DwInput x, DwWeight w) { return dot_us(acc, vreinterpretq_u8_s32(x), w); }
   static I32 dot_mixed(I32 acc, I32 x, DwWeight w) { return dot_dw(acc, x, w); }
+  // Of 16 bytes at the place, those that `which` names: 0 where it is above 127.
+  template <bool Run>
+  static U8 spread(const uint8_t* p, const int32_t (&where)[1], U8 which) {
+    return vqtbl1q_u8(vld1q_u8(p + where[0]), which);
+  }
+  static U8 or_u8(U8 a, U8 b) { return vorrq_u8(a, b); }
+  static I32 words(U8 bytes) { return vreinterpretq_s32_u8(bytes); }
   static void interleave(const U8 (&t)[4], I32 (&out)[4]) {
     const uint16x8_t lo01 = vreinterpretq_u16_u8(vzip1q_u8(t[0], t[1])),
                      hi01 = vreinterpretq_u16_u8(vzip2q_u8(t[0], t[1]));

@@ -229,6 +229,22 @@ struct Scalar {
     });
   }
   static I32 dot_mixed(I32 acc, I32 mixed, DwWeight w) { return dot_dw(acc, mixed, w); }
+  // Of 16 bytes at the place, those that `which` names: 0 where it is above 127.
+  template <bool Run>
+  static U8 spread(const uint8_t* p, const int32_t (&where)[1], U8 which) {
+    U8 r;
+    for (int i = 0; i < 16; ++i) r.byte[i] = which.byte[i] > 127 ? uint8_t{0} : p[where[0] + which.byte[i]];
+    return r;
+  }
+  static U8 or_u8(U8 a, U8 b) {
+    for (int i = 0; i < 16; ++i) a.byte[i] = static_cast<uint8_t>(a.byte[i] | b.byte[i]);
+    return a;
+  }
+  static I32 words(U8 bytes) {
+    I32 r;
+    __builtin_memcpy(&r, &bytes, sizeof r);
+    return r;
+  }
   static void interleave(const U8 (&t)[4], I32 (&out)[4]) {
     for (int v = 0; v < 4; ++v) {
       uint8_t b[16];

@@ -24,7 +24,8 @@ inline int64_t buffer_columns(const ConvGeometry& g, int64_t pixels) {
   return (pixels - 1) * g.stride_w + (g.kernel_w - 1) * g.dilation_w + 1;
 }
 
-// Bytes of the buffer per input column: four vectors per group of four input rows.
+// Bytes of the buffer per input column: four vectors per group of four input rows. Those of a group lie column after
+// column.
 template <class V>
 inline int64_t column_bytes(const DepthwiseParams& p) {
   return row_groups(p) * 4 * V::kDwInputBytes;
@@ -72,14 +73,14 @@ template <class V, bool Whole>
 void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, int64_t kernel_rows, int64_t w0,
                   int64_t columns, int64_t channel, int count, uint8_t* buffer) {
   if (Whole && count != 4 * V::kLanes) __builtin_unreachable();
-  const int64_t bytes = column_bytes<V>(p), in_w = p.conv.in_w;
+  const int64_t in_w = p.conv.in_w;
   const uint8_t* outside = p.pad_row + channel;
   const int64_t left = w0 < 0 ? (-w0 < columns ? -w0 : columns) : 0;
   const int64_t inside = in_w - w0 < columns ? (in_w - w0 > left ? in_w - w0 : left) : columns;
   for (int64_t group = 0; group < row_groups(p); ++group) {
     const uint8_t* rows[4];
     tap_rows(p, image, h0, group, kernel_rows, channel, rows);
-    uint8_t* out = buffer + group * 4 * V::kDwInputBytes;
+    uint8_t* out = buffer + group * columns * 4 * V::kDwInputBytes;
     const auto put = [&](const uint8_t*(&from)[4], int64_t c) __attribute__((always_inline)) {
       typename V::U8 taps[4];
 #pragma GCC unroll 4
@@ -87,7 +88,7 @@ void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, in
       typename V::I32 mixed[4];
       V::interleave(taps, mixed);
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) V::store_dw_input(out + c * bytes + v * V::kDwInputBytes, mixed[v]);
+      for (int v = 0; v < 4; ++v) V::store_dw_input(out + (4 * c + v) * V::kDwInputBytes, mixed[v]);
     };
     const uint8_t *nowhere[4] = {outside, outside, outside, outside}, *next[4];
     int64_t step[4];
@@ -127,8 +128,8 @@ void move_down(const DepthwiseParams& p, const uint8_t* weight, int64_t rows, ui
 
 // A vector of sums, scaled already where they become bytes: the dot products leave those units of the core free.
 template <class V>
-inline void keep_sums(int32_t* to, typename V::I32 acc, bool to_bytes, typename V::F32 mult, typename V::F32 bias) {
-  if (to_bytes)
+inline void keep_sums(int32_t* to, typename V::I32 acc, bool scales, typename V::F32 mult, typename V::F32 bias) {
+  if (scales)
     V::store_f32(reinterpret_cast<float*>(to), V::add(V::mul(V::to_f32(acc), mult), bias));
   else
     V::store_i32(to, acc);
@@ -137,9 +138,9 @@ inline void keep_sums(int32_t* to, typename V::I32 acc, bool to_bytes, typename 
 // `Taps` columns and `Groups` groups of rows from the buffer, one vector of channels after the other: weights and the
 // sums of `Pixels` neighbours are in registers, each input is loaded once for all of them.
 template <class V, int Taps, int Groups, int Stride, int Pixels>
-void depthwise_taps(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t pixels,
-                    int64_t channel, int32_t* sums) {
-  const int64_t bytes = Groups * 4 * V::kDwInputBytes;
+void depthwise_taps(const DepthwiseParams& p, const uint8_t* buffer, int64_t word_bytes, const uint8_t* weight,
+                    int64_t pixels, int64_t channel, int32_t* sums) {
+  constexpr int64_t kColumn = 4 * V::kDwInputBytes;
   const bool to_bytes = p.epilogue.output == Epilogue::Output::kU8;
   for (int v = 0; v < 4; ++v) {
     typename V::DwWeight held[Taps][Groups];
@@ -151,7 +152,7 @@ void depthwise_taps(const DepthwiseParams& p, const uint8_t* buffer, const uint8
     const typename V::I32 init = V::load_i32(p.epilogue.init + slot);
     const typename V::F32 mult = V::load_f32(p.epilogue.mult + slot), bias = V::load_f32(p.epilogue.bias + slot);
     for (int64_t first = 0; first < pixels; first += Pixels) {
-      const uint8_t* x = buffer + first * Stride * bytes + v * V::kDwInputBytes;
+      const uint8_t* x = buffer + first * Stride * kColumn + v * V::kDwInputBytes;
       typename V::I32 acc[Pixels];
 #pragma GCC unroll 8
       for (int i = 0; i < Pixels; ++i) acc[i] = init;
@@ -159,7 +160,7 @@ void depthwise_taps(const DepthwiseParams& p, const uint8_t* buffer, const uint8
       for (int c = 0; c < (Pixels - 1) * Stride + Taps; ++c)
 #pragma GCC unroll 2
         for (int k = 0; k < Groups; ++k) {
-          const typename V::DwInput in = V::load_dw_input(x + c * bytes + k * 4 * V::kDwInputBytes);
+          const typename V::DwInput in = V::load_dw_input(x + c * kColumn + k * word_bytes);
 #pragma GCC unroll 8
           for (int i = 0; i < Pixels; ++i) {
             const int t = c - i * Stride;
@@ -173,95 +174,127 @@ void depthwise_taps(const DepthwiseParams& p, const uint8_t* buffer, const uint8
   }
 }
 
-// Any kernel.
-template <class V>
-void depthwise_any(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t pixels,
-                   int64_t channel, int32_t* sums) {
-  const ConvGeometry& g = p.conv;
-  const int64_t bytes = column_bytes<V>(p);
-  const bool to_bytes = p.epilogue.output == Epilogue::Output::kU8;
-  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    typename V::I32 acc[4];
+// What lane_sums reads and writes: bytes from a word of the buffer to the next; int8 terms of a weight; words of a
+// kernel's column; vectors of the panel whose weights and sums these are one of; whether the sums are scaled.
+struct LaneSums {
+  int64_t word_bytes, repeats, words;
+  int vectors;
+  bool scales;
+};
+
+// Any kernel, one vector of channels, whole blocks of pixels. The buffer's columns are Apart vectors from each other.
+template <class V, int Apart, int Stride, int Pixels>
+void lane_sums_block(const ConvGeometry& g, const Epilogue& e, const LaneSums& layout, const uint8_t* buffer,
+                     const uint8_t* weight, int64_t pixels, int64_t slot, int32_t* sums) {
+  constexpr int64_t kColumn = Apart * V::kDwInputBytes;
+  const int64_t stride = Stride ? Stride : g.stride_w;
+  const typename V::I32 init = V::load_i32(e.init + slot);
+  const typename V::F32 mult = V::load_f32(e.mult + slot), bias = V::load_f32(e.bias + slot);
+  for (int64_t first = 0; first < pixels; first += Pixels) {
+    typename V::I32 acc[Pixels];
 #pragma GCC unroll 8
-    for (int v = 0; v < 4; ++v) acc[v] = V::load_i32(p.epilogue.init + channel + v * V::kLanes);
-    const uint8_t *x = buffer + pixel * g.stride_w * bytes, *w = weight;
-    for (int64_t repeat = 0; repeat < p.repeats; ++repeat)
-      for (int64_t t = 0; t < g.kernel_w; ++t)
-        for (int64_t group = 0; group < row_groups(p); ++group, w += 4 * V::kDwBytes) {
-          const uint8_t* column = x + t * g.dilation_w * bytes + group * 4 * V::kDwInputBytes;
+    for (int i = 0; i < Pixels; ++i) acc[i] = init;
+    const uint8_t* w = weight;
+    for (int64_t repeat = 0; repeat < layout.repeats; ++repeat)
+      for (int64_t t = 0; t < g.kernel_w; ++t) {
+        const uint8_t* x = buffer + (first * stride + t * g.dilation_w) * kColumn;
+        for (int64_t k = 0; k < layout.words; ++k, x += layout.word_bytes, w += layout.vectors * V::kDwBytes) {
+          const typename V::DwWeight held = V::load_dw(w);
 #pragma GCC unroll 8
-          for (int v = 0; v < 4; ++v)
-            acc[v] =
-                V::dot_dw(acc[v], V::load_dw_input(column + v * V::kDwInputBytes), V::load_dw(w + v * V::kDwBytes));
+          for (int i = 0; i < Pixels; ++i) acc[i] = V::dot_dw(acc[i], V::load_dw_input(x + i * stride * kColumn), held);
         }
+      }
 #pragma GCC unroll 8
-    for (int v = 0; v < 4; ++v) {
-      const int64_t slot = channel + v * V::kLanes;
-      keep_sums<V>(sums + (pixel * 4 + v) * V::kLanes, acc[v], to_bytes, V::load_f32(p.epilogue.mult + slot),
-                   V::load_f32(p.epilogue.bias + slot));
-    }
+    for (int i = 0; i < Pixels; ++i)
+      keep_sums<V>(sums + (first + i) * layout.vectors * V::kLanes, acc[i], layout.scales, mult, bias);
   }
 }
 
+template <class V, int Apart>
+void lane_sums(const ConvGeometry& g, const Epilogue& e, const LaneSums& layout, const uint8_t* buffer,
+               const uint8_t* weight, int64_t pixels, int64_t slot, int32_t* sums) {
+  const auto blocks = [&](auto size) {
+    constexpr int kPixels = decltype(size)::value;
+    if (g.stride_w == 1) return lane_sums_block<V, Apart, 1, kPixels>(g, e, layout, buffer, weight, pixels, slot, sums);
+    if (g.stride_w == 2) return lane_sums_block<V, Apart, 2, kPixels>(g, e, layout, buffer, weight, pixels, slot, sums);
+    lane_sums_block<V, Apart, 0, kPixels>(g, e, layout, buffer, weight, pixels, slot, sums);
+  };
+  if (depthwise_block_pixels(g) == 7)
+    blocks(std::integral_constant<int, 7>{});
+  else
+    blocks(std::integral_constant<int, 8>{});
+}
+
 template <class V, int Taps, int Groups>
-void depthwise_kernel(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t pixels,
-                      int64_t channel, int32_t* sums) {
-  const bool seven = depthwise_block_pixels(p.conv) == 7;
-  if (p.conv.stride_w == 1) {
-    if (seven) return depthwise_taps<V, Taps, Groups, 1, 7>(p, buffer, weight, pixels, channel, sums);
-    return depthwise_taps<V, Taps, Groups, 1, 8>(p, buffer, weight, pixels, channel, sums);
-  }
-  if (seven) return depthwise_taps<V, Taps, Groups, 2, 7>(p, buffer, weight, pixels, channel, sums);
-  return depthwise_taps<V, Taps, Groups, 2, 8>(p, buffer, weight, pixels, channel, sums);
+void depthwise_kernel(const DepthwiseParams& p, const uint8_t* buffer, int64_t word_bytes, const uint8_t* weight,
+                      int64_t pixels, int64_t channel, int32_t* sums) {
+  const auto blocks = [&](auto stride, auto size) {
+    depthwise_taps<V, Taps, Groups, decltype(stride)::value, decltype(size)::value>(p, buffer, word_bytes, weight,
+                                                                                    pixels, channel, sums);
+  };
+  const auto with = [&](auto stride) {
+    if (depthwise_block_pixels(p.conv) == 7)
+      blocks(stride, std::integral_constant<int, 7>{});
+    else
+      blocks(stride, std::integral_constant<int, 8>{});
+  };
+  if (p.conv.stride_w == 1)
+    with(std::integral_constant<int, 1>{});
+  else
+    with(std::integral_constant<int, 2>{});
 }
 
 // The sums of a stretch of an output row; of those past `pixels`, up to a whole block, nothing is made.
 template <class V>
-void depthwise_sums(const DepthwiseParams& p, const uint8_t* buffer, const uint8_t* weight, int64_t pixels,
-                    int64_t channel, int32_t* sums) {
+void depthwise_sums(const DepthwiseParams& p, const uint8_t* buffer, int64_t columns, const uint8_t* weight,
+                    int64_t pixels, int64_t channel, int32_t* sums) {
   const ConvGeometry& g = p.conv;
+  const int64_t word_bytes = columns * 4 * V::kDwInputBytes;
   if (p.repeats == 1 && g.dilation_w == 1 && g.stride_w <= 2) {
     if constexpr (V::kDwTaps >= 3)
       if (g.kernel_w == 3 && row_groups(p) == 1)
-        return depthwise_kernel<V, 3, 1>(p, buffer, weight, pixels, channel, sums);
+        return depthwise_kernel<V, 3, 1>(p, buffer, word_bytes, weight, pixels, channel, sums);
     if constexpr (V::kDwTaps >= 14) {
       if (g.kernel_w == 5 && row_groups(p) == 2)
-        return depthwise_kernel<V, 5, 2>(p, buffer, weight, pixels, channel, sums);
+        return depthwise_kernel<V, 5, 2>(p, buffer, word_bytes, weight, pixels, channel, sums);
       if (g.kernel_w == 7 && row_groups(p) == 2)
-        return depthwise_kernel<V, 7, 2>(p, buffer, weight, pixels, channel, sums);
+        return depthwise_kernel<V, 7, 2>(p, buffer, word_bytes, weight, pixels, channel, sums);
     }
   }
-  depthwise_any<V>(p, buffer, weight, pixels, channel, sums);
+  const LaneSums layout = {word_bytes, p.repeats, row_groups(p), 4, p.epilogue.output == Epilogue::Output::kU8};
+  for (int v = 0; v < 4; ++v)
+    lane_sums<V, 4>(g, p.epilogue, layout, buffer + v * V::kDwInputBytes, weight + v * V::kDwBytes, pixels,
+                    channel + v * V::kLanes, sums + v * V::kLanes);
 }
 
-template <class V, bool Bounded, bool Plain>
+template <class V, int NV, bool Bounded, bool Plain>
 void store_bytes(const Epilogue& e, const int32_t* sums, int64_t pixels, uint8_t* out, int64_t channels, int count,
                  const uint8_t* residual) {
-  for (int64_t pixel = 0; pixel < pixels; ++pixel, sums += 4 * V::kLanes, out += channels) {
-    typename V::F32 x[4];
+  for (int64_t pixel = 0; pixel < pixels; ++pixel, sums += NV * V::kLanes, out += channels) {
+    typename V::F32 x[NV];
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) x[v] = V::load_f32(reinterpret_cast<const float*>(sums) + v * V::kLanes);
-    store_scaled<V, 4, Bounded, Plain>(e, x, out, count, residual);
+    for (int v = 0; v < NV; ++v) x[v] = V::load_f32(reinterpret_cast<const float*>(sums) + v * V::kLanes);
+    store_scaled<V, NV, Bounded, Plain>(e, x, out, count, residual);
     if (residual) residual += e.residual_stride;
   }
 }
 
-// From sums to the output; `first` is the first one's pixel.
-template <class V>
-void store_pixels(const DepthwiseParams& p, const int32_t* sums, int64_t first, int64_t pixels, int64_t channel,
-                  int count) {
-  const Epilogue& e = p.epilogue;
-  const int64_t offset = first * p.channels + channel;
+// From sums to the output of `channels`; `first` is the first one's pixel.
+template <class V, int NV>
+void store_pixels(const Epilogue& e, void* to, int64_t channels, const int32_t* sums, int64_t first, int64_t pixels,
+                  int64_t channel, int count) {
+  const int64_t offset = first * channels + channel;
   if (e.output != Epilogue::Output::kU8) {
     for (int64_t pixel = 0; pixel < pixels; ++pixel)
-      store_general<V, 4>(e, sums + pixel * 4 * V::kLanes, channel, p.out, offset + pixel * p.channels, first + pixel,
-                          channel, count);
+      store_general<V, NV>(e, sums + pixel * NV * V::kLanes, channel, to, offset + pixel * channels, first + pixel,
+                           channel, count);
     return;
   }
-  uint8_t* out = static_cast<uint8_t*>(p.out) + offset;
+  uint8_t* out = static_cast<uint8_t*>(to) + offset;
   const uint8_t* residual = e.residual ? e.residual + first * e.residual_stride + channel : nullptr;
   with_kind(e, [&](auto bounded, auto plain) {
-    store_bytes<V, decltype(bounded)::value, decltype(plain)::value>(e, sums, pixels, out, p.channels, count, residual);
+    store_bytes<V, NV, decltype(bounded)::value, decltype(plain)::value>(e, sums, pixels, out, channels, count,
+                                                                         residual);
   });
 }
 
@@ -386,8 +419,8 @@ void depthwise_block(const DepthwiseParams& p, const uint8_t* image, int64_t oh,
   uint8_t* moved = reinterpret_cast<uint8_t*>(sums + whole * 4 * V::kLanes);
   for (int64_t r = 0; r < rows; ++r) {
     if (r > 0) move_down<V>(p, weight, r * g.stride_h, moved);
-    depthwise_sums<V>(p, scratch, r > 0 ? moved : weight, whole, channel, sums);
-    store_pixels<V>(p, sums, first + r * g.out_w, pixels, channel, count);
+    depthwise_sums<V>(p, scratch, columns, r > 0 ? moved : weight, whole, channel, sums);
+    store_pixels<V, 4>(p.epilogue, p.out, p.channels, sums, first + r * g.out_w, pixels, channel, count);
   }
 }
 

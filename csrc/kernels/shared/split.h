@@ -31,10 +31,10 @@ __attribute__((always_inline)) inline void split_terms(const uint8_t* x, int64_t
   if (i < n) V::split(V::load_first(x + i, n - i, 128), out, negative);
 }
 
-// Taps of a few bytes side by side, to be split together.
-template <int Bytes>
+// Taps of half a register side by side, to be split together.
+template <class V>
 __attribute__((always_inline)) inline void join_taps(const uint8_t* const* taps, int64_t count, uint8_t* out) {
-  for (int64_t t = 0; t < count; ++t) __builtin_memcpy(out + t * Bytes, taps[t * kMaxRows], Bytes);
+  for (int64_t t = 0; t < count; ++t) __builtin_memcpy(out + t * V::kBytes / 2, taps[t * kMaxRows], V::kBytes / 2);
 }
 
 // What register tiles of a slice have in common.
@@ -110,10 +110,10 @@ struct SplitShape {
   int64_t pointer_bytes(const IgemmParams& p) const {
     return (tap_count(p) + kMaxRows * p.taps) * static_cast<int64_t>(sizeof(void*));
   }
-  // Of a row whose taps are so short that each would be a part of a register.
+  // Of a row whose taps are half a register each.
+  template <class V>
   int64_t joined_bytes(const IgemmParams& p) const {
-    const bool is_short = p.unique_taps > 1 && (p.kc == 4 || p.kc == 8 || p.kc == 16);
-    return is_short ? ceil_div(p.unique_taps * p.kc, 64) * 64 : 0;
+    return p.unique_taps > 1 && p.kc == V::kBytes / 2 ? ceil_div(p.unique_taps * p.kc, 64) * 64 : 0;
   }
   int64_t piece_bytes(const IgemmParams& p) const { return p.pieces ? chunk * gathered_stride(p) : 0; }
 };
@@ -122,7 +122,7 @@ template <class V>
 size_t split_scratch(const IgemmParams& p) {
   const SplitShape shape(p);
   const int64_t panel = V::kPanelVectors * V::kBytes;
-  return static_cast<size_t>(shape.pointer_bytes(p) + shape.piece_bytes(p) + shape.joined_bytes(p) +
+  return static_cast<size_t>(shape.pointer_bytes(p) + shape.piece_bytes(p) + shape.template joined_bytes<V>(p) +
                              shape.chunk * shape.row_bytes + shape.chunk * (2 * panel + 4) + 5 * 64);
 }
 
@@ -212,30 +212,21 @@ void split_igemm(const IgemmParams& p, int64_t m0, int64_t m1, int64_t panel0, i
   auto* sums = reinterpret_cast<int32_t*>(aligned(gathered + shape.piece_bytes(p)));
   int32_t* row_first = sums + shape.chunk * 2 * panel_cols;
   uint8_t* joined = aligned(reinterpret_cast<uint8_t*>(row_first + shape.chunk));
-  uint8_t* split = joined + shape.joined_bytes(p);
+  uint8_t* split = joined + shape.template joined_bytes<V>(p);
+  const bool joins = split > joined;
   tap_offsets(p, offsets);
   RowCursor cursor = p.conv ? cursor_at(*p.conv, m0) : RowCursor{};
   const Inside inside(p);
   const int64_t step = chunk_step(m1 - m0, shape.chunk, kSplitRows);
   for (int64_t chunk = m0; chunk < m1; chunk += step) {
     const int64_t rows = m1 - chunk < step ? m1 - chunk : step;
-    const bool short_taps = shape.joined_bytes(p) > 0;
     // What a row's sums begin with. Each repetition of the taps has its negative terms again.
     const auto repeats = static_cast<uint32_t>(p.taps / p.unique_taps);
     const auto split_row = [&](int64_t r, const uint8_t* const* taps) {
       uint8_t* out = split + r * shape.row_bytes;
       typename V::I32 negative = V::set_i32(0);
-      if (short_taps) {
-        switch (p.kc) {
-          case 4:
-            join_taps<4>(taps, p.unique_taps, joined);
-            break;
-          case 8:
-            join_taps<8>(taps, p.unique_taps, joined);
-            break;
-          default:
-            join_taps<16>(taps, p.unique_taps, joined);
-        }
+      if (joins) {
+        join_taps<V>(taps, p.unique_taps, joined);
         split_terms<V>(joined, p.unique_taps * p.kc, out, negative);
       } else {
         for (int64_t t = 0; t < p.unique_taps; ++t, out += shape.tap_groups * kGroupBytes)

@@ -14,6 +14,7 @@
 #include "pool.h"
 #include "resample.h"
 #include "rows.h"
+#include "small_groups.h"
 #include "split.h"
 #include "winograd.h"
 
@@ -35,6 +36,8 @@ constexpr KernelTable make_table(const char* name) {
       .winograd = nullptr,
       .depthwise_scratch = depthwise_scratch<V>,
       .depthwise = depthwise<V>,
+      .small_groups_scratch = small_groups_scratch<V>,
+      .small_groups = small_groups<V>,
       .max_pool = max_pool<V>,
       .avg_pool = avg_pool<V>,
       .quantize_u8 = quantize_u8,
