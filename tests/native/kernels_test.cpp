@@ -519,7 +519,15 @@ std::vector<const KernelTable*> others() {
   std::vector<const KernelTable*> found;
   for (int i = 1; i < isa_count(); ++i)
     if (runs_here(isa_at(i))) found.push_back(isa_at(i).table);
-#ifdef ZEROPOINT_X86
+#ifdef EMULATE
+  static const KernelTable vbmi = [] {
+    KernelTable table = kAvx512VnniTable;
+    table.name = "avx512vbmi";
+    table.lookup = lookup_avx512vbmi;
+    return table;
+  }();
+  found = {&kAvxVnniTable, &vbmi, &kEmulatedTilesTable};
+#elif defined(ZEROPOINT_X86)
   if (cpu_features().avx512vnni) found.push_back(&kEmulatedTilesTable);
 #endif
   return found;

@@ -1,4 +1,5 @@
-"""The kernels without torch: under sanitizers here, and on AArch64 under qemu. The package on older CPUs."""
+"""The kernels without torch: under sanitizers here, with AVX-512 and AMX emulated, and on AArch64 under qemu. The package on
+older CPUs."""
 
 from __future__ import annotations
 
@@ -37,6 +38,10 @@ def _run(*command: str) -> str:
     return process.stdout
 
 
+def _checksum(output: str) -> str:
+    return re.search(r"checksum (\w+)", output)[1]
+
+
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     return _run(str(_build(tmp_path_factory.mktemp("sanitized"), "-DSANITIZE=ON")))
@@ -57,8 +62,17 @@ def test_aarch64(here, tmp_path):
     )
     there = _run(emulator, "-cpu", "max", "-L", "/usr/aarch64-linux-gnu", str(program))
     assert "neon_dotprod neon_i8mm" in there
-    checksum = lambda text: re.search(r"checksum (\w+)", text)[1]
-    assert checksum(there) == checksum(here)
+    assert _checksum(there) == _checksum(here)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="newer sets of x86-64")
+def test_emulated_sets(here, tmp_path):
+    """AVX-VNNI, AVX-512 with VNNI and VBMI, and AMX equal the scalar kernels on CPUs that lack them."""
+    if not Path("/usr/include/simde").is_dir():
+        pytest.skip("needs libsimde-dev; .ci/run installs it where it may")
+    emulated = _run(str(_build(tmp_path, "-DEMULATE=ON")))
+    assert "avxvnni avx512vbmi amx (emulated)" in emulated
+    assert _checksum(emulated) == _checksum(here)
 
 
 _ON_THIS_CPU = """
