@@ -99,6 +99,9 @@ struct DepthwiseParams {
   Epilogue epilogue;
 };
 
+// Of a piece of kSmallGroups' words (pack.h) in all `lanes`: an int32 for four of them, a byte for each of theirs.
+constexpr int64_t spread_piece_bytes(int64_t lanes) { return 5 * lanes; }
+
 // Convolution in groups of few channels or filters (pack.h, kSmallGroups).
 struct SmallGroupsParams {
   const uint8_t* x;  // NDHWC; 16 bytes are readable from any pixel's start on, and from pad_row's

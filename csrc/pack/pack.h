@@ -85,8 +85,6 @@ inline int64_t panel_slot(int64_t column, int64_t lanes, int64_t vectors) {
 inline int64_t word_rows(int64_t channels) { return channels == 1 ? 4 : channels == 2 ? 2 : 1; }
 inline int64_t row_words(int64_t channels) { return (channels + 3) / 4; }
 
-inline int64_t spread_piece_bytes(int64_t lanes) { return lanes / 4 * 4 + 4 * lanes; }
-
 // Depthwise: channels in full-width blocks; the others are in one half-width block.
 inline int64_t full_block_channels(const PackedHeader& h) {
   const int64_t block = 4 * static_cast<int64_t>(h.lanes);

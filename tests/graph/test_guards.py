@@ -72,8 +72,9 @@ def test_other_sizes_are_refused(case, tmp_path):
         for shape in (SHAPE, *fitting):
             x = torch.randn(shape)
             assert sqnr(model(x), runs(x)) > 20
-        with pytest.raises(QuantizationError, match=message):
-            runs(torch.randn(other))
+        for call in (runs, runs.profile):
+            with pytest.raises(QuantizationError, match=message):
+                call(torch.randn(other))
     with pytest.raises(ProgramError, match=message):
         program.program.interpret([torch.randn(other)])
 

@@ -61,7 +61,7 @@ size_t small_groups_scratch(const SmallGroupsParams& p) {
 // Which of a buffer's columns are inside the image; of a row of padding none.
 struct Columns {
   int64_t first, last;
-  Columns(const SmallGroupsParams& p, bool row, int64_t w0, int64_t count) {
+  Columns(const SmallGroupsParams& p, const uint8_t* row, int64_t w0, int64_t count) {
     first = w0 < 0 ? (-w0 < count ? -w0 : count) : 0;
     last = p.conv.in_w - w0 < count ? p.conv.in_w - w0 : count;
     if (!row || last < first) last = first;
@@ -76,11 +76,11 @@ void spread_word(const SmallGroupsParams& p, const uint8_t* const (&rows)[4], co
   int32_t where[Pieces][V::kLanes / 4];
 #pragma GCC unroll 4
   for (int i = 0; i < Pieces; ++i) {
-    const uint8_t* piece = spread + i * 5 * V::kLanes;
+    const uint8_t* piece = spread + i * spread_piece_bytes(V::kLanes);
     __builtin_memcpy(where[i], piece, V::kLanes);
     which[i] = V::template load_u8<4>(piece + V::kLanes, 4 * V::kLanes);
   }
-  const Columns inside(p, true, w0, columns);
+  const Columns inside(p, p.x, w0, columns);  // a row of padding is read like the others
   const uint8_t* next[Pieces];
   int64_t step[Pieces];
   for (int i = 0; i < Pieces; ++i) {
@@ -110,7 +110,7 @@ void spread_word(const SmallGroupsParams& p, const uint8_t* const (&rows)[4], co
   bool run = true;
   for (int64_t i = 0; i < p.pieces; ++i) {
     int32_t where[V::kLanes / 4];
-    __builtin_memcpy(where, spread + i * 5 * V::kLanes, V::kLanes);
+    __builtin_memcpy(where, spread + i * spread_piece_bytes(V::kLanes), V::kLanes);
     for (int k = 1; k < V::kLanes / 4; ++k) run = run && where[k] == where[0] + 16 * k;
   }
   const auto with = [&](auto pieces) {
@@ -143,7 +143,7 @@ void broadcast_words(const SmallGroupsParams& p, const uint8_t* row, int64_t cha
   const Columns inside(p, row, w0, columns);
   for (int64_t c = 0; c < inside.first; ++c) put(c, p.pad_row + channel);
   const int64_t step = p.channels;
-  const uint8_t* from = row + (w0 + inside.first) * step + channel;
+  const uint8_t* from = row ? row + (w0 + inside.first) * step + channel : nullptr;
   for (int64_t c = inside.first; c < inside.last; ++c, from += step) put(c, from);
   for (int64_t c = inside.last; c < columns; ++c) put(c, p.pad_row + channel);
 }
@@ -159,7 +159,7 @@ void small_groups_panel(const SmallGroupsParams& p, const SpreadShape<V>& shape,
   const int64_t block = depthwise_block_pixels(g), whole = ceil_div(pixels, block) * block;
   const int64_t columns = buffer_columns(g, whole), words = shape.kernel_words + (rows - 1) * shape.row_step;
   const uint8_t* weight = p.weight + channel * p.repeats * g.kernel_w * shape.kernel_words * 4;
-  const uint8_t* spread = p.spread + channel * p.row_words * p.pieces * 5;
+  const uint8_t* spread = p.spread + p.row_words * p.pieces * spread_piece_bytes(channel);
   auto* sums = reinterpret_cast<int32_t*>(scratch + shape.buffer_bytes);
   const LaneSums layout = {columns * V::kDwInputBytes, p.repeats, shape.kernel_words, NV,
                            e.output == Epilogue::Output::kU8};
@@ -168,8 +168,8 @@ void small_groups_panel(const SmallGroupsParams& p, const SpreadShape<V>& shape,
       const uint8_t* from[4];
       for (int i = 0; i < 4; ++i)
         from[i] = lines[p.word_rows > 1 ? word * p.word_rows + (i < p.word_rows ? i : 0) : word / p.row_words];
-      spread_word<V>(p, from, spread + (word % p.row_words * NV + v) * p.pieces * 5 * V::kLanes, w0, columns,
-                     scratch + word * layout.word_bytes);
+      spread_word<V>(p, from, spread + (word % p.row_words * NV + v) * p.pieces * spread_piece_bytes(V::kLanes), w0,
+                     columns, scratch + word * layout.word_bytes);
     }
     for (int64_t r = 0; r < rows; ++r)
       lane_sums<V, 1>(g, e, layout, scratch + r * shape.row_step * layout.word_bytes, weight + v * V::kDwBytes, whole,
