@@ -299,17 +299,20 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
     pad_row = input;  // kernel rows past the last are read with weight 0: any readable bytes do
   }
 
-  if (h.kind == PackKind::kDepthwise) {
-    DepthwiseParams p = {};
+  const auto fill = [&](auto& p) {
     p.x = input;
     p.conv = g;
     p.channels = channels;
-    p.kernel_h = kernel_h;
     p.repeats = h.repeats;
     p.pad_row = pad_row;
     p.weight = bytes(packed) + h.data_offset;
     p.out = out.data_ptr();
     p.epilogue = epilogue;
+  };
+  if (h.kind == PackKind::kDepthwise) {
+    DepthwiseParams p = {};
+    fill(p);
+    p.kernel_h = kernel_h;
     run_rows(p, batch * g.out_h, g.out_w * channels, kernel_h * kernel_w / 8, kernel.depthwise_scratch(p),
              kernel.depthwise);
     return out;
@@ -317,9 +320,7 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
 
   if (h.kind == PackKind::kSmallGroups) {
     SmallGroupsParams p = {};
-    p.x = input;
-    p.conv = g;
-    p.channels = channels;
+    fill(p);
     p.filters = out_channels;
     p.group_channels = h.kc;
     p.group_filters = h.filters;
@@ -328,12 +329,7 @@ Tensor convolve(const char* name, int64_t dims, Tensor x, const Tensor& weight, 
     p.word_rows = word_rows(h.kc);
     p.row_words = row_words(h.kc);
     p.pieces = h.pieces;
-    p.repeats = h.repeats;
-    p.pad_row = pad_row;
-    p.weight = bytes(packed) + h.data_offset;
     p.spread = bytes(packed) + h.spread_offset;
-    p.out = out.data_ptr();
-    p.epilogue = epilogue;
     run_rows(p, batch * g.out_d * g.out_h, g.out_w * out_channels, kernel_h * kernel_w * h.kc / 8,
              kernel.small_groups_scratch(p), kernel.small_groups);
     return out;

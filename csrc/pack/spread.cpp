@@ -35,7 +35,7 @@ Windows windows_of(const PackedHeader& h, int64_t column, int64_t word) {
       source[4 * lane + i] = real ? (column + lane) / h.filters * h.kc + channel : -1;
     }
   Windows found;
-  if (rows > 1) {  // a piece per kernel row: three or fewer groups of two channels, or four of one
+  if (rows > 1) {  // a piece per kernel row: four lanes see eight channels at most
     found.count = rows;
     for (int64_t row = 0; row < rows; ++row) {
       const auto in_row = [&](int64_t i) { return source[i] >= 0 && i % 4 / h.kc == row; };
@@ -68,7 +68,7 @@ Windows windows_of(const PackedHeader& h, int64_t column, int64_t word) {
   }
 }
 
-// f(vector, vectors of its panel, panel's first column) for all panels.
+// f(word of a kernel row, vector, vectors of its panel, the panel's first column), as they lie in the layout.
 template <class F>
 void for_each_vector(const PackedHeader& h, const F& f) {
   const int64_t panel_columns = static_cast<int64_t>(h.lanes) * h.panel_vectors;

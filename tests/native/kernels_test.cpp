@@ -507,7 +507,7 @@ struct Passes {
 };
 
 // AVX-VNNI is built in the encoding of AVX-512VL here (CMakeLists.txt).
-bool runs_here(const Isa& isa) {
+[[maybe_unused]] bool runs_here(const Isa& isa) {
   return std::strcmp(isa.table->name, "avxvnni") == 0 ? cpu_features().avx512vnni : isa.available;
 }
 
@@ -516,9 +516,6 @@ uint64_t checksum = 1469598103934665603ULL;  // FNV-1a over all expected bytes: 
 
 // What can be run here beside scalar: this CPU's instruction sets, and those that are emulated on it.
 std::vector<const KernelTable*> others() {
-  std::vector<const KernelTable*> found;
-  for (int i = 1; i < isa_count(); ++i)
-    if (runs_here(isa_at(i))) found.push_back(isa_at(i).table);
 #ifdef EMULATE
   static const KernelTable vbmi = [] {
     KernelTable table = kAvx512VnniTable;
@@ -526,11 +523,16 @@ std::vector<const KernelTable*> others() {
     table.lookup = lookup_avx512vbmi;
     return table;
   }();
-  found = {&kAvxVnniTable, &vbmi, &kEmulatedTilesTable};
-#elif defined(ZEROPOINT_X86)
+  return {&kAvxVnniTable, &vbmi, &kEmulatedTilesTable};
+#else
+  std::vector<const KernelTable*> found;
+  for (int i = 1; i < isa_count(); ++i)
+    if (runs_here(isa_at(i))) found.push_back(isa_at(i).table);
+#ifdef ZEROPOINT_X86
   if (cpu_features().avx512vnni) found.push_back(&kEmulatedTilesTable);
 #endif
   return found;
+#endif
 }
 
 template <class P>

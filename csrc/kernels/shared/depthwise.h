@@ -24,6 +24,15 @@ inline int64_t buffer_columns(const ConvGeometry& g, int64_t pixels) {
   return (pixels - 1) * g.stride_w + (g.kernel_w - 1) * g.dilation_w + 1;
 }
 
+// Which columns of a buffer that begins at the input's column w0 are inside the image: those before `last`, from
+// `first`.
+struct InsideColumns {
+  int64_t first, last;
+  InsideColumns(const ConvGeometry& g, int64_t w0, int64_t count)
+      : first(w0 < 0 ? (-w0 < count ? -w0 : count) : 0),
+        last(g.in_w - w0 < count ? (g.in_w - w0 > first ? g.in_w - w0 : first) : count) {}
+};
+
 // Bytes of the buffer per input column: four vectors per group of four input rows. Those of a group lie column after
 // column.
 template <class V>
@@ -73,10 +82,8 @@ template <class V, bool Whole>
 void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, int64_t kernel_rows, int64_t w0,
                   int64_t columns, int64_t channel, int count, uint8_t* buffer) {
   if (Whole && count != 4 * V::kLanes) __builtin_unreachable();
-  const int64_t in_w = p.conv.in_w;
   const uint8_t* outside = p.pad_row + channel;
-  const int64_t left = w0 < 0 ? (-w0 < columns ? -w0 : columns) : 0;
-  const int64_t inside = in_w - w0 < columns ? (in_w - w0 > left ? in_w - w0 : left) : columns;
+  const InsideColumns inside(p.conv, w0, columns);
   for (int64_t group = 0; group < row_groups(p); ++group) {
     const uint8_t* rows[4];
     tap_rows(p, image, h0, group, kernel_rows, channel, rows);
@@ -94,15 +101,15 @@ void fill_columns(const DepthwiseParams& p, const uint8_t* image, int64_t h0, in
     int64_t step[4];
     for (int i = 0; i < 4; ++i) {
       step[i] = rows[i] ? p.channels : 0;
-      next[i] = rows[i] ? rows[i] + (w0 + left) * p.channels : outside;
+      next[i] = rows[i] ? rows[i] + (w0 + inside.first) * p.channels : outside;
     }
-    for (int64_t c = 0; c < left; ++c) put(nowhere, c);
-    for (int64_t c = left; c < inside; ++c) {
+    for (int64_t c = 0; c < inside.first; ++c) put(nowhere, c);
+    for (int64_t c = inside.first; c < inside.last; ++c) {
       put(next, c);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) next[i] += step[i];
     }
-    for (int64_t c = inside; c < columns; ++c) put(nowhere, c);
+    for (int64_t c = inside.last; c < columns; ++c) put(nowhere, c);
   }
 }
 

@@ -25,6 +25,8 @@ struct SpreadShape {
   int64_t words, columns;  // of the buffer
   int64_t buffer_bytes;
   int64_t kernel_words, row_step;  // words of a kernel's column; those from an output row to the next
+  int64_t lines;  // rows of the input that the buffer has, and three more: of a word that is past the kernel in part
+  int64_t line_bytes;
 
   explicit SpreadShape(const SmallGroupsParams& p) {
     const ConvGeometry& g = p.conv;
@@ -47,26 +49,16 @@ struct SpreadShape {
         columns = c;
       }
     buffer_bytes = words * columns * V::kDwInputBytes;
+    lines = p.kernel_rows + (rows - 1) * g.stride_h + 3;
+    line_bytes = ceil_div(lines * static_cast<int64_t>(sizeof(void*)), 64) * 64;
   }
 };
 
 template <class V>
 size_t small_groups_scratch(const SmallGroupsParams& p) {
   const SpreadShape<V> shape(p);
-  const int64_t lines = p.kernel_rows + (shape.rows - 1) * p.conv.stride_h + 3;
-  return static_cast<size_t>(shape.buffer_bytes + shape.rows * shape.pixels * 16 * V::kLanes +
-                             lines * static_cast<int64_t>(sizeof(void*)) + 64);
+  return static_cast<size_t>(shape.line_bytes + shape.buffer_bytes + shape.rows * shape.pixels * 16 * V::kLanes);
 }
-
-// Which of a buffer's columns are inside the image; of a row of padding none.
-struct Columns {
-  int64_t first, last;
-  Columns(const SmallGroupsParams& p, const uint8_t* row, int64_t w0, int64_t count) {
-    first = w0 < 0 ? (-w0 < count ? -w0 : count) : 0;
-    last = p.conv.in_w - w0 < count ? p.conv.in_w - w0 : count;
-    if (!row || last < first) last = first;
-  }
-};
 
 // One word of all columns from the rows its pieces come from (null: padding). `Run`: a piece is one run of bytes.
 template <class V, int Pieces, bool Run>
@@ -80,7 +72,7 @@ void spread_word(const SmallGroupsParams& p, const uint8_t* const (&rows)[4], co
     __builtin_memcpy(where[i], piece, V::kLanes);
     which[i] = V::template load_u8<4>(piece + V::kLanes, 4 * V::kLanes);
   }
-  const Columns inside(p, p.x, w0, columns);  // a row of padding is read like the others
+  const InsideColumns inside(p.conv, w0, columns);
   const uint8_t* next[Pieces];
   int64_t step[Pieces];
   for (int i = 0; i < Pieces; ++i) {
@@ -140,10 +132,10 @@ void broadcast_words(const SmallGroupsParams& p, const uint8_t* row, int64_t cha
     }
     V::template store_words<Words>(from, out + c * V::kDwInputBytes, word_bytes);
   };
-  const Columns inside(p, row, w0, columns);
+  const InsideColumns inside(p.conv, w0, columns);
   for (int64_t c = 0; c < inside.first; ++c) put(c, p.pad_row + channel);
-  const int64_t step = p.channels;
-  const uint8_t* from = row ? row + (w0 + inside.first) * step + channel : nullptr;
+  const int64_t step = row ? p.channels : 0;
+  const uint8_t* from = (row ? row + (w0 + inside.first) * step : p.pad_row) + channel;
   for (int64_t c = inside.first; c < inside.last; ++c, from += step) put(c, from);
   for (int64_t c = inside.last; c < columns; ++c) put(c, p.pad_row + channel);
 }
@@ -229,15 +221,14 @@ void small_groups(const SmallGroupsParams& p, int64_t row0, int64_t row1, uint8_
   const SpreadShape<V> shape(p);
   const int64_t panel = 4 * V::kLanes;
   const auto** lines = reinterpret_cast<const uint8_t**>(scratch);
-  const int64_t most = p.kernel_rows + (shape.rows - 1) * g.stride_h + 3;
-  scratch += ceil_div(most * static_cast<int64_t>(sizeof(void*)), 64) * 64;
+  scratch += shape.line_bytes;
   int64_t rows;
   for (int64_t row = row0; row < row1; row += rows) {
     const int64_t oh = row % g.out_h, od = row / g.out_h % g.out_d;
     rows = shape.rows < row1 - row ? shape.rows : row1 - row;
     if (rows > g.out_h - oh) rows = g.out_h - oh;
     const uint8_t* image = p.x + row / (g.out_h * g.out_d) * g.image_stride;
-    for (int64_t i = 0; i < most; ++i) {
+    for (int64_t i = 0; i < shape.lines; ++i) {
       // Rows past a plane's kernel are those of the output rows below, in the only plane.
       const int64_t plane = p.kernel_rows > g.kernel_h ? i / g.kernel_h : 0, line = i - plane * g.kernel_h;
       const int64_t d = od * g.stride_d - g.pad_d + plane * g.dilation_d;

@@ -22,7 +22,6 @@ template <class Element, int N>
 struct Lanes {
   Element at[N];
 };
-using Bytes = Lanes<uint8_t, 64>;
 using Words = Lanes<int32_t, 16>;
 using Floats = Lanes<float, 16>;
 
